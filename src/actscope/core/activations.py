@@ -1,0 +1,235 @@
+"""Tokens in a batch, and the activations that come out of it.
+
+Row i of every array is the activation *at* the position of token i, prompt and response alike: the
+model's prediction of token i + 1 is read from row i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from actscope.core.arrays import Array, to_float32, to_torch
+from actscope.core.errors import BadInputError, UnknownNameError
+from actscope.core.sites import MODULE_KIND, SITE_KINDS, Site
+from actscope.core.text import PROMPT
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ActivationBatch", "Batch", "ExampleFailure", "ExampleRecord", "TokenRow"]
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """The tokens of one example, unpadded.
+
+    Attributes:
+        id: The example's id.
+        token_ids: ``[L]`` int64.
+        phase: ``[L]`` uint8, PROMPT or RESPONSE.
+        special: ``[L]`` bool, true where the tokenizer calls the token special.
+    """
+
+    id: str
+    token_ids: npt.NDArray[np.int64]
+    phase: npt.NDArray[np.uint8]
+    special: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @classmethod
+    def from_ids(cls, identity: str, token_ids: Sequence[int] | Array) -> TokenRow:
+        """A prompt of ready token ids, none of them special."""
+        ids = np.asarray(token_ids, dtype=np.int64)
+        return cls(identity, ids, np.full(len(ids), PROMPT, np.uint8), np.zeros(len(ids), np.bool_))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token rows that go through the model together.
+
+    Attributes:
+        rows: The examples.
+        padding_side: Where the shorter ones are filled up; results do not depend on it beyond
+            float tolerance.
+    """
+
+    rows: tuple[TokenRow, ...]
+    padding_side: str = "right"
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise BadInputError("a batch needs at least one example")
+        if self.padding_side not in ("left", "right"):
+            raise UnknownNameError("padding side", self.padding_side, ["left", "right"])
+        for row in self.rows:
+            if not len(row):
+                raise BadInputError(f"example {row.id!r} has no tokens")
+
+    @classmethod
+    def from_ids(cls, token_ids: Sequence[Sequence[int]], padding_side: str = "right") -> Batch:
+        """A batch of ready token ids; the examples are called by their position."""
+        rows = tuple(TokenRow.from_ids(str(i), ids) for i, ids in enumerate(token_ids))
+        return cls(rows, padding_side)
+
+    def padded(self, pad_id: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Token ids ``[n, L]`` and mask ``[n, L]`` (true on real tokens)."""
+        width = max(len(row) for row in self.rows)
+        ids = np.full((len(self.rows), width), pad_id, dtype=np.int64)
+        mask = np.zeros(ids.shape, dtype=np.bool_)
+        for index, row in enumerate(self.rows):
+            where = slice(0, len(row)) if self.padding_side == "right" else slice(-len(row), None)
+            ids[index, where] = row.token_ids
+            mask[index, where] = True
+        return ids, mask
+
+
+@dataclass(frozen=True)
+class ExampleRecord:
+    """What a store keeps about one captured example.
+
+    Attributes:
+        id: The example's id.
+        index: Its place in the whole dataset.
+        n_tokens: Tokens that went through the model.
+        n_prompt_tokens: How many of them are prompt.
+        text: The prompt as it was tokenised (None where text is not kept).
+        response: The generated text (None without generation).
+        metadata: What came with the example.
+        note: What was done to it, such as ``truncated 12 tokens on the left``.
+    """
+
+    id: str
+    index: int
+    n_tokens: int
+    n_prompt_tokens: int
+    text: str | None = None
+    response: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for JSON."""
+        return {**self.__dict__, "metadata": dict(self.metadata)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ExampleRecord:
+        """Read what ``to_json`` wrote."""
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class ExampleFailure:
+    """An example that could not be captured: recorded, counted, never silently dropped."""
+
+    id: str
+    index: int
+    kind: str
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for JSON."""
+        return dict(self.__dict__)
+
+
+@dataclass
+class ActivationBatch:
+    """Activations of some examples at some sites.
+
+    ``batch["resid_post", 3]`` is a list of ``[L_i, d_model]`` torch tensors, or one
+    ``[n, d_model]`` tensor when a strategy pooled the tokens.
+
+    Attributes:
+        arrays: Per site ``[sum of rows, d]``, rows of one example together, examples in order; or
+            ``[n, d]`` when pooled.
+        offsets: ``[n + 1]`` int64: example i has rows ``offsets[i]:offsets[i + 1]`` (unpooled).
+        positions: ``[sum of rows]`` int32, the token position of each row within its example.
+        examples: One record an example.
+        token_ids: All tokens of the examples, one after the other, int64.
+        token_offsets: ``[n + 1]`` int64 into ``token_ids`` and ``phase``.
+        phase: uint8 per token, PROMPT or RESPONSE.
+        pooled: Whether a strategy reduced tokens to one row an example.
+        failures: Examples that could not be captured; they have no rows.
+    """
+
+    arrays: dict[Site, Array]
+    offsets: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int32]
+    examples: tuple[ExampleRecord, ...]
+    token_ids: npt.NDArray[np.int64]
+    token_offsets: npt.NDArray[np.int64]
+    phase: npt.NDArray[np.uint8]
+    pooled: bool = False
+    failures: tuple[ExampleFailure, ...] = ()
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The captured sites, in the order asked for."""
+        return tuple(self.arrays)
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that occur among the sites, ascending."""
+        return sorted({site.layer for site in self.arrays if site.layer is not None})
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def is_pooled(self, site: Site) -> bool:
+        """Whether the site has one row an example."""
+        return self.pooled or one_row_per_example(site)
+
+    def site(self, name: str, layer: int | None = None) -> Site:
+        """The captured site of that name and layer (a negative layer counts from the end).
+
+        Raises:
+            UnknownNameError: it was not captured.
+        """
+        key = name if layer is None else f"blocks.{layer}.{name}"
+        for site in self.arrays:
+            if str(site) == key:
+                return site
+        if layer is not None and layer < 0:
+            deepest = [s for s in self.arrays if s.kind == name]
+            if deepest and -layer <= len(deepest):
+                return sorted(deepest)[layer]
+        raise UnknownNameError("captured site", key, [str(site) for site in self.arrays])
+
+    def array(self, name: str, layer: int | None = None) -> Array:
+        """The stored numpy array as it is (bfloat16 as ``ml_dtypes.bfloat16``)."""
+        return self.arrays[self.site(name, layer)]
+
+    def numpy(self, name: str, layer: int | None = None) -> npt.NDArray[np.float32]:
+        """All rows of a site in float32, ``[sum of rows, d]`` or ``[n, d]``."""
+        return to_float32(self.array(name, layer))
+
+    def __getitem__(
+        self, key: str | tuple[str, int | None] | Site
+    ) -> torch.Tensor | list[torch.Tensor]:
+        if isinstance(key, Site):
+            site = key
+        elif isinstance(key, str):
+            site = self.site(key)
+        else:
+            site = self.site(*key)
+        tensor = to_torch(self.arrays[site])
+        if self.is_pooled(site):
+            return tensor
+        bounds = self.offsets.tolist()
+        return [tensor[a:b] for a, b in pairwise(bounds)]
+
+    def tokens(self, index: int) -> npt.NDArray[np.int64]:
+        """All token ids of one example, captured rows or not."""
+        return self.token_ids[self.token_offsets[index] : self.token_offsets[index + 1]]
+
+
+def one_row_per_example(site: Site) -> bool:
+    """Whether a site has no token axis, such as ``pooler``."""
+    return site.kind != MODULE_KIND and SITE_KINDS[site.kind].axes[0] != "pos"

@@ -1,0 +1,156 @@
+"""Every error actscope raises on purpose.
+
+    ActscopeError
+    ├── BadInputError              what was asked for cannot be done (exit code 2)
+    │   ├── UnknownNameError       no such plugin, layer, site or option: "did you mean"
+    │   ├── SiteUnavailableError   the model has no verified tensor of that meaning
+    │   ├── SourceError            the dataset cannot be read, or lacks a field
+    │   ├── ModelLoadError         the model or tokenizer cannot be loaded
+    │   ├── ExampleError           one example cannot be captured (recorded, never fatal)
+    │   ├── RunMismatchError       the folder holds a run of another spec
+    │   ├── OutputFolderError      the output folder holds something else or cannot be written
+    │   └── NotEnoughDiskError     the run cannot fit on the disk
+    └── RunError                   it failed while running (exit code 1)
+        ├── DamagedRunError        stored bytes are not the bytes that were committed
+        ├── DuplicateUnitError     one unit was written twice with different content
+        └── NumericRangeError      a value does not fit the storage dtype asked for
+
+A message says what happened, what was got, what was expected, and the next step.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ActscopeError",
+    "BadInputError",
+    "DamagedRunError",
+    "DuplicateUnitError",
+    "ExampleError",
+    "ModelLoadError",
+    "NotEnoughDiskError",
+    "NumericRangeError",
+    "OutputFolderError",
+    "RunError",
+    "RunMismatchError",
+    "SiteUnavailableError",
+    "SourceError",
+    "UnknownNameError",
+]
+
+
+class ActscopeError(Exception):
+    """The root of the tree.
+
+    Args:
+        what: What happened, as one sentence without a full stop.
+        got: What was found, if that helps.
+        expected: What would have been right.
+        next_step: What the user can do now.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, got: object = None, expected: object = None, next_step: str = ""
+    ) -> None:
+        self.what = what
+        self.got = got
+        self.expected = expected
+        self.next_step = next_step
+        parts = [what]
+        if got is not None:
+            parts.append(f"got: {got}")
+        if expected is not None:
+            parts.append(f"expected: {expected}")
+        if next_step:
+            parts.append(f"next: {next_step}")
+        super().__init__("\n  ".join(parts))
+
+
+class BadInputError(ActscopeError, ValueError):
+    """What was asked for cannot be done."""
+
+    exit_code = 2
+
+
+class UnknownNameError(BadInputError):
+    """A name that is not in its list; the message lists the known names and the closest one."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str], next_step: str = "") -> None:
+        self.known = sorted(known)
+        close = difflib.get_close_matches(str(name), self.known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else ""
+        super().__init__(
+            f"unknown {kind} {name!r}",
+            expected="one of " + ", ".join(self.known) if self.known else "nothing: none exist",
+            next_step=" ".join(part for part in (hint, next_step) if part),
+        )
+
+
+class SiteUnavailableError(BadInputError):
+    """The model has no verified tensor of that meaning."""
+
+
+class SourceError(BadInputError):
+    """The dataset cannot be read, or lacks a field."""
+
+
+class ModelLoadError(BadInputError):
+    """The model or its tokenizer cannot be loaded."""
+
+
+class ExampleError(BadInputError):
+    """One example cannot be captured. It is recorded in the run and the rest goes on.
+
+    Attributes:
+        kind: A short stable word to count by, such as ``too_long`` or ``empty_span``.
+    """
+
+    def __init__(self, kind: str, what: str, *, next_step: str = "") -> None:
+        self.kind = kind
+        super().__init__(what, next_step=next_step)
+
+
+class RunMismatchError(BadInputError):
+    """The folder holds a run of another spec.
+
+    Attributes:
+        differences: Rows of (field, stored value, value asked for).
+    """
+
+    def __init__(
+        self, where: str, differences: Iterable[tuple[str, object, object]], next_step: str = ""
+    ) -> None:
+        self.differences = list(differences)
+        rows = "".join(f"\n    {f}: stored {a!r}, asked for {b!r}" for f, a, b in self.differences)
+        super().__init__(
+            f"{where} holds a run of another spec; what differs:{rows}",
+            next_step=next_step or "choose another output folder, or ask for the stored spec",
+        )
+
+
+class OutputFolderError(BadInputError):
+    """The output folder holds something else or cannot be written."""
+
+
+class NotEnoughDiskError(BadInputError):
+    """The run cannot fit on the disk."""
+
+
+class RunError(ActscopeError, RuntimeError):
+    """It failed while running."""
+
+
+class DamagedRunError(RunError):
+    """Stored bytes are not the bytes that were committed."""
+
+
+class DuplicateUnitError(RunError):
+    """One unit was written twice with different content."""
+
+
+class NumericRangeError(RunError):
+    """A value does not fit the storage dtype asked for."""

@@ -1,0 +1,241 @@
+"""Every seam of the house, on one screen. One new file adds one plugin; nothing else is edited.
+
+room         attribute  what the file provides
+strategies/  STRATEGY   a class whose instances pool tokens          -> Strategy
+sources/     SOURCE     a class that reads prompts from somewhere    -> Source
+stores/      STORE      a class that opens runs for writing          -> Storage, RunWriter
+backends/    BACKEND    a class that loads models                    -> ModelBackend, BackendModel
+families/    FAMILY     data about one model family                  -> families.Family
+studies/     STUDY      a whole experiment: parameters, run, report  -> Study
+cli/         COMMAND    a click command; the verb is the file's stem
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from actscope.core.activations import ActivationBatch, Batch, TokenRow
+from actscope.core.sites import Site
+from actscope.core.spec import ModelIdentity
+from actscope.core.text import Example, Span
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "BackendModel",
+    "CaptureSession",
+    "ExtractionStrategy",
+    "Generated",
+    "GenerationParams",
+    "LayerSelector",
+    "ModelBackend",
+    "RunWriter",
+    "Selection",
+    "SiteStatus",
+    "Source",
+    "Storage",
+    "Strategy",
+    "Study",
+]
+
+LayerSelector = Any
+"""A layer: an index (negative ones count from the end), a site key, a module path, or a module."""
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Reduces the kept tokens of each example to one row, on the model's device."""
+
+    name: ClassVar[str]
+    pools: ClassVar[bool]
+    """False for the one strategy that keeps every token."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """JSON parameters, part of the spec."""
+        ...
+
+    def check(self, model: BackendModel) -> None:
+        """Raise BadInputError where this model cannot be pooled so."""
+        ...
+
+    def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Reduce the tokens of each example.
+
+        Args:
+            hidden: ``[n, pos, d]``, any float dtype.
+            mask: ``[n, pos]`` bool, true on the kept tokens; at least one a row.
+
+        Returns:
+            ``[n, d]`` float32.
+        """
+        ...
+
+
+ExtractionStrategy = Strategy
+
+
+class Source(Protocol):
+    """An indexed dataset of prompts. Constructed from one text: a path or a name."""
+
+    def __len__(self) -> int: ...
+
+    def examples(self, start: int = 0, stop: int | None = None) -> Iterator[Example]:
+        """The examples of a range, in a fixed order; ids do not depend on the range."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex digest of the whole dataset's content, independent of where it lies."""
+        ...
+
+
+class RunWriter(Protocol):
+    """Writes one run. A unit that was appended is durable when ``append`` returns."""
+
+    path: Path
+
+    def committed(self) -> set[str]:
+        """The ids of the units that are safe on disk."""
+        ...
+
+    def append(
+        self, batch_id: str, activations: ActivationBatch, metadata: Mapping[str, Any]
+    ) -> None:
+        """Publish and commit one unit; the same id with the same bytes again does nothing.
+
+        Raises:
+            DuplicateUnitError: the id is committed with other bytes.
+            NumericRangeError: a value does not fit the storage dtype.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what is open; committed units stay."""
+        ...
+
+
+class Storage(Protocol):
+    """A place that holds runs."""
+
+    keeps_bfloat16: ClassVar[bool]
+
+    def open_run(
+        self,
+        run_id: str,
+        spec: Mapping[str, Any] | None = None,
+        plan: Mapping[str, Any] | None = None,
+    ) -> RunWriter:
+        """Create the run, or resume it if it is the same spec and plan.
+
+        Raises:
+            RunMismatchError: it exists with another spec.
+            OutputFolderError: the folder holds something else or cannot be written.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SiteStatus:
+    """Whether a site's tensor was verified on this model, and by what; or why it is unavailable."""
+
+    site: Site
+    verified: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is kept of a forward pass, decided before it runs."""
+
+    sites: tuple[Site, ...]
+    strategy: Strategy
+    span: Span = field(default_factory=Span)
+
+
+@dataclass(frozen=True)
+class GenerationParams:
+    """How to continue a prompt; ``temperature`` 0 is greedy. Sampling is seeded per example."""
+
+    max_new_tokens: int = 50
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Prompt and continuation of one example: ``row.phase`` tells them apart."""
+
+    row: TokenRow
+    text: str
+
+
+class CaptureSession(Protocol):
+    """An open selection on a model: its hooks are in place until the context ends."""
+
+    def run(self, batch: Batch) -> ActivationBatch:
+        """One forward pass, stopped after the deepest wanted module."""
+        ...
+
+
+class BackendModel(Protocol):
+    """A loaded model."""
+
+    identity: ModelIdentity
+    n_layers: int
+    d_model: int
+    context_length: int | None
+    dtype: str
+
+    @property
+    def tokenizer(self) -> Any:
+        """The plain tokenizer of the framework, or None for token ids only."""
+        ...
+
+    def sites(self) -> dict[Site, SiteStatus]:
+        """Every site of the closed table that this model could have, with its status."""
+        ...
+
+    def width(self, site: Site) -> int:
+        """The size of the last axis of a site."""
+        ...
+
+    def resolve_layers(self, layers: Sequence[LayerSelector]) -> tuple[Site, ...]:
+        """Sites of layer selectors; a bare index means ``resid_post``."""
+        ...
+
+    def encode(self, example: Example, *, chat: bool = False) -> TokenRow:
+        """Tokens of one example; text is never given a second BOS."""
+        ...
+
+    def open(self, selection: Selection) -> AbstractContextManager[CaptureSession]:
+        """Put the selection's hooks in place; the context removes them, whatever happens."""
+        ...
+
+    def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
+        """Continue each row."""
+        ...
+
+
+class ModelBackend(Protocol):
+    """Loads models of one framework."""
+
+    def load_model(self, model_name: str, device: str = "auto", **options: Any) -> BackendModel:
+        """Load a model by hub id, folder, or the name ``demo``."""
+        ...
+
+
+class Study(Protocol):
+    """A whole experiment."""
+
+    name: ClassVar[str]
+
+    def run(self, out: Path) -> Path:
+        """Do it, resumably, and return the path of its report."""
+        ...

@@ -1,0 +1,204 @@
+"""Sites: the closed table of places in a model whose activations have one meaning everywhere.
+
+``str(Site("resid_post", 12)) == "blocks.12.resid_post"`` is the key used in stores, and the parser
+reads it back. A module path of the user's own model (``model.layers.3.mlp``) is a site too: its
+meaning is whatever that module returns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from actscope.core.errors import BadInputError, UnknownNameError
+
+__all__ = ["MODULE_KIND", "SITE_KINDS", "Site", "SiteKind", "expand_sites", "resolve_layer"]
+
+MODULE_KIND = "module"
+
+
+@dataclass(frozen=True)
+class SiteKind:
+    """What one kind of site means.
+
+    Attributes:
+        name: The standard term.
+        per_layer: Whether there is one per block.
+        axes: The axes of the tensor of one example.
+        meaning: One line for a table.
+    """
+
+    name: str
+    per_layer: bool
+    axes: tuple[str, ...]
+    meaning: str
+
+
+SITE_KINDS: dict[str, SiteKind] = {
+    kind.name: kind
+    for kind in (
+        SiteKind("embed", False, ("pos", "d_model"), "output of the token embedding"),
+        SiteKind("resid_pre", True, ("pos", "d_model"), "residual stream entering the block"),
+        SiteKind("resid_mid", True, ("pos", "d_model"), "residual stream after attention"),
+        SiteKind("resid_post", True, ("pos", "d_model"), "residual stream leaving the block"),
+        SiteKind("attn_out", True, ("pos", "d_model"), "what attention adds to the residual"),
+        SiteKind("mlp_out", True, ("pos", "d_model"), "what the MLP adds to the residual"),
+        SiteKind("ln_final", False, ("pos", "d_model"), "output of the final norm"),
+        SiteKind("logits", False, ("pos", "d_vocab"), "the model's own logits"),
+        SiteKind("pooler", False, ("d_model",), "pooler_output of an encoder, one row an example"),
+    )
+}
+
+_KEY = re.compile(r"^blocks\.(?P<layer>-?\d+)\.(?:hook_)?(?P<kind>[a-z_]+)$")
+_SHORT = re.compile(r"^(?P<kind>[a-z_]+)\.(?P<layer>-?\d+)$")
+_LISTED = re.compile(r"^(?P<kind>[a-z_]+)\[(?P<layers>[^\]]*)\]$")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One place in the model.
+
+    Attributes:
+        kind: A name of ``SITE_KINDS``, or ``"module"``.
+        layer: The block's index, for the kinds that have one per block.
+        path: The module path, for ``"module"`` only.
+    """
+
+    kind: str
+    layer: int | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == MODULE_KIND:
+            if not self.path or self.layer is not None:
+                raise BadInputError("a module site needs a path and no layer", got=repr(self.path))
+            return
+        if self.kind not in SITE_KINDS:
+            raise UnknownNameError("site", self.kind, SITE_KINDS)
+        if self.path is not None:
+            raise BadInputError(f"site {self.kind!r} takes no module path", got=self.path)
+        per_layer = SITE_KINDS[self.kind].per_layer
+        if per_layer and self.layer is None:
+            raise BadInputError(
+                f"site {self.kind!r} exists once per layer", next_step=f"write {self.kind}.LAYER"
+            )
+        if not per_layer and self.layer is not None:
+            raise BadInputError(f"site {self.kind!r} has no layers", got=f"layer {self.layer}")
+
+    def __str__(self) -> str:
+        if self.kind == MODULE_KIND:
+            return str(self.path)
+        return self.kind if self.layer is None else f"blocks.{self.layer}.{self.kind}"
+
+    @classmethod
+    def module(cls, path: str) -> Site:
+        """The output of the module at ``path``."""
+        return cls(MODULE_KIND, path=path)
+
+    @classmethod
+    def parse(cls, key: str) -> Site:
+        """Read one key: ``blocks.3.resid_post``, ``resid_post.3``, ``ln_final`` or a module path.
+
+        Raises:
+            UnknownNameError: a bare word that is no site.
+        """
+        match = _KEY.match(key) or _SHORT.match(key)
+        if match and match["kind"] in SITE_KINDS:
+            return cls(match["kind"], int(match["layer"]))
+        if key in SITE_KINDS:
+            return cls(key)
+        if "." in key and not key.startswith("blocks."):
+            return cls.module(key)
+        raise UnknownNameError(
+            "site", match["kind"] if match else key, SITE_KINDS, "a module path works as well"
+        )
+
+
+def resolve_layer(layer: int, n_layers: int) -> int:
+    """Turn a possibly negative layer into an index.
+
+    Raises:
+        BadInputError: the model has no such layer.
+    """
+    resolved = layer + n_layers if layer < 0 else layer
+    if not 0 <= resolved < n_layers:
+        raise BadInputError(
+            "layer out of range",
+            got=layer,
+            expected=f"-{n_layers} to {n_layers - 1}: the model has {n_layers} layers",
+        )
+    return resolved
+
+
+def expand_sites(
+    sites: str | Sequence[str | Site], layers: str | Iterable[int] | None, n_layers: int
+) -> tuple[Site, ...]:
+    """Turn what a user wrote into a list of sites without repetition, in order of the request.
+
+    Args:
+        sites: Names (``"resid_post"``), keys (``"blocks.3.resid_post"``), lists
+            (``"resid_post[10,15,-1]"``, ``"resid_post[*]"``), module paths or ``Site`` objects; one
+            string may hold several, separated by commas outside brackets.
+        layers: ``"all"``, or indices (negative ones count from the end) for the bare names.
+        n_layers: How many blocks the model has.
+
+    Raises:
+        UnknownNameError: no such site.
+        BadInputError: a layer the model does not have, or nothing asked for.
+    """
+    wanted: list[str | Site] = [sites] if isinstance(sites, str) else list(sites)
+    found: dict[Site, None] = {}
+    for item in wanted:
+        for part in _split(item) if isinstance(item, str) else [item]:
+            for site in _expand_one(part, layers, n_layers):
+                found.setdefault(site)
+    if not found:
+        raise BadInputError("no site was asked for", expected="for example sites=['resid_post']")
+    return tuple(found)
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that are not inside brackets."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+def _expand_one(part: str | Site, layers: str | Iterable[int] | None, n_layers: int) -> list[Site]:
+    if isinstance(part, Site):
+        return [_with_resolved_layer(part, n_layers)]
+    kind = SITE_KINDS.get(part)
+    if kind is not None:
+        if not kind.per_layer:
+            return [Site(part)]
+        return [Site(part, index) for index in _layer_list(layers, n_layers)]
+    listed = _LISTED.match(part)
+    if listed:
+        if listed["kind"] not in SITE_KINDS:
+            raise UnknownNameError("site", listed["kind"], SITE_KINDS)
+        inside = listed["layers"].strip()
+        chosen = "all" if inside in ("*", "all") else [_to_int(x) for x in inside.split(",")]
+        return [Site(listed["kind"], index) for index in _layer_list(chosen, n_layers)]
+    return [_with_resolved_layer(Site.parse(part), n_layers)]
+
+
+def _with_resolved_layer(site: Site, n_layers: int) -> Site:
+    if site.layer is None:
+        return site
+    return Site(site.kind, resolve_layer(site.layer, n_layers))
+
+
+def _layer_list(layers: str | Iterable[int] | None, n_layers: int) -> list[int]:
+    if layers is None or layers == "all":
+        return list(range(n_layers))
+    if isinstance(layers, str):
+        layers = [_to_int(x) for x in layers.split(",") if x.strip()]
+    return [resolve_layer(layer, n_layers) for layer in layers]
+
+
+def _to_int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInputError(
+            "a layer must be a whole number", got=repr(text.strip()), expected='12, -1 or "all"'
+        ) from None

@@ -1,0 +1,156 @@
+"""What a run is: its spec, the spec's fingerprint, and the plan of its work units.
+
+Two runs with one fingerprint hold the same kind of numbers about the same dataset, whatever range
+of it each covers: they may be merged. How the work was cut (units, batches, threads) is the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from actscope.core.errors import BadInputError
+from actscope.core.provenance import canonical_json, sha256_json
+
+__all__ = ["CaptureSpec", "ModelIdentity", "UnitPlan", "spec_differences", "unit_id"]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model computed, and in what.
+
+    Attributes:
+        name: Hub id, ``demo``, or the folder's name.
+        revision: Commit of the hub, or a hash of a local folder's config and weight file sizes.
+        adapter: The LoRA adapter's identity, or None.
+        model_type: The configuration's type, such as ``llama``.
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        dtype: Compute dtype.
+        tokenizer: Hash of the tokenizer, empty where there is none.
+        chat_template: Hash of the chat template, empty where there is none.
+    """
+
+    name: str
+    revision: str
+    adapter: str | None
+    model_type: str
+    n_layers: int
+    d_model: int
+    dtype: str
+    tokenizer: str = ""
+    chat_template: str = ""
+
+
+@dataclass(frozen=True)
+class CaptureSpec:
+    """Everything that decides which numbers a run holds, except the dataset range.
+
+    Attributes:
+        model: The model's identity.
+        dataset: Fingerprint of the whole dataset.
+        sites: Site keys.
+        span: Which tokens, as ``str(Span)``.
+        strategy: ``{"name": ..., "params": {...}}``; name ``none`` keeps every token.
+        storage_dtype: dtype on disk.
+        on_too_long: ``error``, ``skip``, ``truncate-left`` or ``truncate-right``.
+        max_length: Longest prompt in tokens, or None where the model sets no limit.
+        chat: Whether plain texts are wrapped as one user turn of the chat template.
+        generation: Parameters of generation, or None.
+        keep_text: Whether texts and token ids are stored.
+    """
+
+    model: ModelIdentity
+    dataset: str
+    sites: tuple[str, ...]
+    span: str = "all"
+    strategy: Mapping[str, Any] = field(default_factory=lambda: {"name": "none", "params": {}})
+    storage_dtype: str = "float32"
+    on_too_long: str = "error"
+    max_length: int | None = None
+    chat: bool = False
+    generation: Mapping[str, Any] | None = None
+    keep_text: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for JSON."""
+        data = asdict(self)
+        data["sites"] = list(self.sites)
+        data["strategy"] = dict(self.strategy)
+        return data
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the spec."""
+        return sha256_json(self.to_json())
+
+
+def unit_id(start: int, stop: int) -> str:
+    """The name of the unit of examples ``start`` to ``stop - 1`` of the dataset."""
+    return f"{start:09d}-{stop:09d}"
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """How a range of the indexed dataset is cut into units, decided once for a run.
+
+    Attributes:
+        start: First example of the range.
+        stop: One past the last.
+        unit_size: Examples in a unit; units begin at multiples of it, whatever the range.
+        batch_tokens: Token budget of a batch (padding included), or None with ``batch_size``.
+        batch_size: Examples in a batch, or None with ``batch_tokens``.
+        threads: Intra-op threads of the worker, 0 where not fixed.
+    """
+
+    start: int
+    stop: int
+    unit_size: int
+    batch_tokens: int | None = None
+    batch_size: int | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop:
+            raise BadInputError("a range must not end before it starts", got=self.to_json())
+        if self.unit_size < 1:
+            raise BadInputError("a unit holds at least one example", got=self.unit_size)
+
+    def units(self) -> list[tuple[int, int]]:
+        """(start, stop) of every unit, in order."""
+        bounds: list[tuple[int, int]] = []
+        at = self.start
+        while at < self.stop:
+            end = min((at // self.unit_size + 1) * self.unit_size, self.stop)
+            bounds.append((at, end))
+            at = end
+        return bounds
+
+    def unit_ids(self) -> list[str]:
+        """The names of the units, in order."""
+        return [unit_id(*bounds) for bounds in self.units()]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> UnitPlan:
+        """Read what ``to_json`` wrote."""
+        return cls(**data)
+
+
+def spec_differences(
+    stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, object, object]]:
+    """Rows of (dotted field, stored, asked) wherever two JSON dictionaries differ."""
+    rows: list[tuple[str, object, object]] = []
+    for key in sorted({*stored, *asked}):
+        a, b = stored.get(key), asked.get(key)
+        name = f"{prefix}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            rows += spec_differences(a, b, name + ".")
+        elif canonical_json(a) != canonical_json(b):
+            rows.append((name, a, b))
+    return rows

@@ -1,0 +1,180 @@
+"""What goes in: examples, messages, and which of their tokens to keep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from actscope.core.errors import BadInputError, UnknownNameError
+
+__all__ = [
+    "PHASE_NAMES",
+    "PROMPT",
+    "RESPONSE",
+    "SPAN_KINDS",
+    "Example",
+    "Message",
+    "Span",
+    "as_examples",
+]
+
+PROMPT = 0
+RESPONSE = 1
+PHASE_NAMES = ("prompt", "response")
+
+SPAN_KINDS = ("all", "prompt", "response", "last:K", "START:END")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; ``role`` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt. Exactly one of ``text``, ``token_ids`` and ``messages`` is given.
+
+    Attributes:
+        id: Unique within its dataset.
+        text: Plain text.
+        token_ids: Ready token ids; no tokenizer is used then, nothing is added.
+        messages: A conversation for the model's chat template.
+        metadata: Anything JSON that should travel with the example.
+    """
+
+    id: str
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    messages: tuple[Message, ...] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        given = [x for x in (self.text, self.token_ids, self.messages) if x is not None]
+        if len(given) != 1:
+            raise BadInputError(
+                f"example {self.id!r} needs exactly one of text, token_ids and messages",
+                got=f"{len(given)} of them",
+            )
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which tokens of an example are kept.
+
+    ``all``; ``prompt`` and ``response`` (by phase); ``last:k``; ``start:end`` (half open, negative
+    counts from the end, either side may be missing). ``exclude_special`` then drops the tokenizer's
+    special tokens (BOS, EOS, template marks).
+    """
+
+    kind: str = "all"
+    start: int | None = None
+    end: int | None = None
+    exclude_special: bool = False
+
+    @classmethod
+    def parse(cls, text: str | Span, *, exclude_special: bool = False) -> Span:
+        """Read ``all``, ``prompt``, ``response``, ``last:4`` or ``2:-1``.
+
+        Raises:
+            UnknownNameError: none of these.
+        """
+        if isinstance(text, Span):
+            return text
+        text = text.strip()
+        if text in ("all", "prompt", "response"):
+            return cls(text, exclude_special=exclude_special)
+        last = re.fullmatch(r"last:(\d+)", text)
+        if last:
+            if int(last[1]) < 1:
+                raise BadInputError("span last:K keeps at least one token", got=text)
+            return cls("last", start=int(last[1]), exclude_special=exclude_special)
+        sliced = re.fullmatch(r"\[?(-?\d+)?:(-?\d+)?[)\]]?", text)
+        if sliced:
+            start, end = (None if x is None else int(x) for x in sliced.groups())
+            return cls("range", start, end, exclude_special)
+        raise UnknownNameError("span", text, SPAN_KINDS)
+
+    def __str__(self) -> str:
+        if self.kind == "last":
+            base = f"last:{self.start}"
+        elif self.kind == "range":
+            start = "" if self.start is None else self.start
+            end = "" if self.end is None else self.end
+            base = f"{start}:{end}"
+        else:
+            base = self.kind
+        return base + ("-special" if self.exclude_special else "")
+
+
+def as_examples(inputs: object) -> list[Example]:
+    """Turn what a user passes to ``capture`` into examples.
+
+    Accepts an iterable of texts, of token id lists, of ``Example``, of ``Message`` lists, or of
+    dictionaries with ``text`` (or ``messages``, or ``token_ids``), optionally ``id``; the other
+    keys become metadata. A single string is one example. Missing ids are the position.
+
+    Raises:
+        BadInputError: anything else, or two examples with one id.
+    """
+    if isinstance(inputs, (str, Example, Mapping)):
+        inputs = [inputs]
+    try:
+        items = list(cast("Sequence[object]", inputs))
+    except TypeError:
+        raise BadInputError(
+            "inputs must be texts, token id lists or examples", got=type(inputs).__name__
+        ) from None
+    examples = [_as_example(index, item) for index, item in enumerate(items)]
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise BadInputError(
+                "two examples have the same id", got=repr(example.id), next_step="make ids unique"
+            )
+        seen.add(example.id)
+    return examples
+
+
+def _as_example(index: int, item: object) -> Example:
+    if isinstance(item, Example):
+        return item
+    if isinstance(item, str):
+        return Example(str(index), text=item)
+    if isinstance(item, Mapping):
+        return _from_mapping(index, cast("Mapping[str, Any]", item))
+    try:
+        values = list(cast("Sequence[Any]", item))
+    except TypeError:
+        raise BadInputError(
+            f"example {index} is neither a text, token ids, messages nor a dictionary",
+            got=type(item).__name__,
+        ) from None
+    if values and all(isinstance(value, Message) for value in values):
+        return Example(str(index), messages=tuple(values))
+    try:
+        return Example(str(index), token_ids=tuple(int(value) for value in values))
+    except (TypeError, ValueError):
+        raise BadInputError(
+            f"example {index} is a list of neither token ids nor messages", got=repr(values[:3])
+        ) from None
+
+
+def _from_mapping(index: int, item: Mapping[str, Any]) -> Example:
+    rest = {k: v for k, v in item.items() if k not in ("id", "text", "token_ids", "messages")}
+    identity = str(item.get("id", index))
+    if item.get("messages") is not None:
+        turns = tuple(Message(str(m["role"]), str(m["content"])) for m in item["messages"])
+        return Example(identity, messages=turns, metadata=rest)
+    if item.get("token_ids") is not None:
+        ids = tuple(int(x) for x in item["token_ids"])
+        return Example(identity, token_ids=ids, metadata=rest)
+    if not isinstance(item.get("text"), str):
+        raise BadInputError(
+            f"example {identity!r} has no text", got=f"keys {sorted(item)}", expected="a text key"
+        )
+    return Example(identity, text=item["text"], metadata=rest)
