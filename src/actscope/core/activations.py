@@ -7,7 +7,7 @@ model's prediction of token i + 1 is read from row i.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,14 @@ from actscope.core.text import PROMPT
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ActivationBatch", "Batch", "ExampleFailure", "ExampleRecord", "TokenRow"]
+__all__ = [
+    "ActivationBatch",
+    "Batch",
+    "ExampleFailure",
+    "ExampleRecord",
+    "TokenRow",
+    "one_row_per_example",
+]
 
 
 @dataclass(frozen=True)
@@ -225,9 +232,63 @@ class ActivationBatch:
         bounds = self.offsets.tolist()
         return [tensor[a:b] for a, b in pairwise(bounds)]
 
+    @classmethod
+    def join(cls, parts: Sequence[ActivationBatch], places: Sequence[int]) -> ActivationBatch:
+        """Put batches together in another order.
+
+        Args:
+            parts: Batches of the same sites, none with failures.
+            places: For each example of the parts, one after the other, its place in the result; it
+                becomes the record's index.
+        """
+        order = np.argsort(np.asarray(places, dtype=np.int64), kind="stable")
+        first = parts[0]
+        rows = _Ragged([part.offsets for part in parts])
+        tokens = _Ragged([part.token_offsets for part in parts])
+        examples = [record for part in parts for record in part.examples]
+        arrays: dict[Site, Array] = {}
+        for site in first.arrays:
+            pieces = [part.arrays[site] for part in parts]
+            whole = np.arange(len(examples) + 1) if first.is_pooled(site) else None
+            arrays[site] = (_Ragged([whole]) if whole is not None else rows).take(pieces, order)
+        pooled = first.pooled
+        return cls(
+            arrays=arrays,
+            offsets=rows.offsets(order),
+            positions=first.positions
+            if pooled
+            else rows.take([part.positions for part in parts], order),
+            examples=tuple(replace(examples[i], index=int(places[i])) for i in order),
+            token_ids=tokens.take([part.token_ids for part in parts], order),
+            token_offsets=tokens.offsets(order),
+            phase=tokens.take([part.phase for part in parts], order),
+            pooled=pooled,
+        )
+
     def tokens(self, index: int) -> npt.NDArray[np.int64]:
         """All token ids of one example, captured rows or not."""
         return self.token_ids[self.token_offsets[index] : self.token_offsets[index + 1]]
+
+
+class _Ragged:
+    """Offsets of several ragged arrays that lie one after the other."""
+
+    def __init__(self, offsets: Sequence[Array]) -> None:
+        self._counts = np.concatenate([np.diff(o) for o in offsets]).astype(np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
+
+    def offsets(self, order: Array) -> npt.NDArray[np.int64]:
+        """Offsets of the same items in another order."""
+        return np.concatenate([[0], np.cumsum(self._counts[order])]).astype(np.int64)
+
+    def take(self, pieces: Sequence[Array], order: Array) -> Array:
+        """The rows of the pieces, items in another order; one copy."""
+        whole = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        if np.array_equal(order, np.arange(len(order))):
+            return whole
+        starts, counts = self._starts[order], self._counts[order]
+        index = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        return whole[index]
 
 
 def one_row_per_example(site: Site) -> bool:

@@ -1,0 +1,10 @@
+"""Engines that run a model and hand back activations; one package per framework."""
+
+from __future__ import annotations
+
+from actscope.core.protocols import ModelBackend
+from actscope.core.registry import Registry
+
+__all__ = ["BACKENDS"]
+
+BACKENDS: Registry[type[ModelBackend]] = Registry("actscope.backends", "BACKEND", "backend")

@@ -1,0 +1,205 @@
+"""Load a Hugging Face model and its tokenizer: hub id, local folder, or the bundled ``demo``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from actscope.backends.hf.model import HFModel
+from actscope.core.errors import BadInputError, ModelLoadError, UnknownNameError
+
+__all__ = ["HFBackend", "load_model", "wrap_model"]
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def load_model(
+    model_name: str, device: str = "auto", *, dtype: str = "auto", revision: str | None = None
+) -> HFModel:
+    """Load a model and verify its sites.
+
+    Args:
+        model_name: A hub id, a local folder, or ``demo`` for the bundled model.
+        device: ``auto`` (cuda, else mps, else cpu) or a torch device.
+        dtype: Compute dtype. ``auto`` is the checkpoint's own on an accelerator or a CPU with
+            native bfloat16, and float32 on a CPU that only emulates it.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ModelLoadError: the model or its files cannot be loaded, with what to do.
+        UnknownNameError: no such dtype.
+    """
+    source, name = _locate(model_name)
+    config = _load_config(source, revision)
+    where = _device(device)
+    compute, reason = _dtype(dtype, config, where)
+    hf = _load_weights(source, config, compute, revision).to(where).eval()
+    tokenizer = _load_tokenizer(source, revision)
+    logger.info("%s computes in %s: %s", name, compute, reason)
+    commit = getattr(config, "_commit_hash", None)
+    return HFModel(hf, tokenizer, name=name, revision=commit, dtype_reason=reason)
+
+
+def wrap_model(hf_model: Any, tokenizer: Any = None, *, name: str | None = None) -> HFModel:
+    """Use a model that is already in memory; it is not changed.
+
+    Args:
+        hf_model: A Hugging Face model, or any module that takes ``input_ids`` and passes a
+            residual stream through a ``ModuleList``.
+        tokenizer: Its tokenizer, or None for token id input only.
+        name: What to call it in records; its configuration's name or its class by default.
+
+    Raises:
+        ModelLoadError: it is no such module, or its tensors lie on different devices.
+    """
+    if not isinstance(hf_model, nn.Module):
+        raise ModelLoadError(
+            "wrap_model takes a torch module",
+            got=type(hf_model).__name__,
+            next_step="actscope.load_model(name) loads one by name",
+        )
+    config = getattr(hf_model, "config", None)
+    given = name or getattr(config, "_name_or_path", "") or type(hf_model).__name__
+    return HFModel(hf_model, tokenizer, name=given, dtype_reason="the wrapped model's own")
+
+
+class HFBackend:
+    """Loads Hugging Face models. Known to users as ``actscope.ModelBackend``."""
+
+    def load_model(self, model_name: str, device: str = "cpu", **options: Any) -> HFModel:
+        """See ``actscope.load_model``."""
+        return load_model(model_name, device, **options)
+
+    def wrap_model(self, hf_model: nn.Module, tokenizer: Any = None) -> HFModel:
+        """See ``actscope.wrap_model``."""
+        return wrap_model(hf_model, tokenizer)
+
+
+def _locate(model_name: str) -> tuple[str, str]:
+    """(what transformers loads from, the name on record)."""
+    if model_name == "demo":
+        return str(resources.files("actscope") / "demo" / "model"), "demo"
+    folder = Path(model_name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelLoadError(
+                f"the folder {model_name} is no model: it has no config.json",
+                got=", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "an empty folder",
+                next_step="point to the folder that save_pretrained wrote",
+            )
+        return str(folder), folder.resolve().name
+    if folder.is_file() or model_name.startswith((".", "/", "~")):
+        raise ModelLoadError(
+            f"there is no model folder {model_name}", next_step="check the path, or give a hub id"
+        )
+    return model_name, model_name
+
+
+def _load_config(source: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(
+            f"the model {source!r} cannot be loaded",
+            got=str(error).strip().splitlines()[0],
+            next_step="check the name and the network, or give a local folder; "
+            "'demo' is the bundled model",
+        ) from error
+
+
+def _load_weights(source: str, config: Any, dtype: torch.dtype, revision: str | None) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelLoadError(
+            f"{source!r} is an encoder-decoder model ({config.model_type})",
+            expected="a decoder or an encoder",
+            next_step="wrap its encoder alone: actscope.wrap_model(model.get_encoder(), tokenizer)",
+        )
+    loader = AutoModelForCausalLM if _is_causal_lm(config) else AutoModel
+    try:
+        return loader.from_pretrained(source, config=config, dtype=dtype, revision=revision)
+    except Exception as error:  # safetensors, pickle and torch each raise their own kinds
+        raise ModelLoadError(
+            f"the weights of {source!r} cannot be loaded",
+            got=str(error).strip().splitlines()[0],
+            next_step="check that the download or the copy is complete",
+        ) from error
+
+
+def _is_causal_lm(config: Any) -> bool:
+    """Whether the checkpoint was saved with a causal LM head (an encoder was not)."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    names: list[str] = getattr(config, "architectures", None) or []
+    if names:
+        return names[0] == causal
+    return causal is not None and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _load_tokenizer(source: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s has no tokenizer that loads (%s): token ids only", source, error)
+        return None
+
+
+def _device(device: str) -> torch.device:
+    if device != "auto":
+        try:
+            found = torch.device(device)
+        except RuntimeError as error:
+            raise BadInputError(
+                "unknown device", got=device, expected="auto, cpu, cuda, cuda:1 or mps"
+            ) from error
+        if found.type == "cuda" and not torch.cuda.is_available():
+            raise BadInputError(
+                "there is no CUDA device here", got=device, next_step="use --device cpu or auto"
+            )
+        return found
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(dtype: str, config: Any, device: torch.device) -> tuple[torch.dtype, str]:
+    if dtype != "auto":
+        if dtype not in _DTYPES:
+            raise UnknownNameError("dtype", dtype, [*_DTYPES, "auto"])
+        return _DTYPES[dtype], "asked for"
+    stored: Any = getattr(config, "dtype", None) or torch.float32
+    if isinstance(stored, str):
+        stored = _DTYPES.get(stored.removeprefix("torch."), torch.float32)
+    if device.type != "cpu" or stored in (torch.float32, torch.float64):
+        return stored, "the checkpoint's own"
+    if stored is torch.bfloat16 and _cpu_has_bfloat16():
+        return stored, "the checkpoint's own, which this CPU computes natively"
+    name = str(stored).removeprefix("torch.")
+    return torch.float32, f"this CPU only emulates the checkpoint's {name}, which is far slower"
+
+
+def _cpu_has_bfloat16() -> bool:
+    info: Mapping[str, Any] = torch.cpu.get_capabilities()
+    return bool(info.get("amx_bf16") or info.get("avx512_bf16") or info.get("bf16"))

@@ -1,0 +1,429 @@
+"""A loaded Hugging Face model: its sites, captures and generations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from actscope.backends.hf.forward import token_embedding
+from actscope.backends.hf.generation import generate_rows
+from actscope.backends.hf.identity import chat_template_hash, tokenizer_hash, values_hash
+from actscope.backends.hf.resolve import Tap, known_sites, resolve
+from actscope.backends.hf.session import HFSession
+from actscope.backends.hf.tokens import encode_example
+from actscope.backends.hf.trace import evaluation_mode
+from actscope.core.activations import ActivationBatch, Batch, TokenRow
+from actscope.core.batching import length_sorted_batches
+from actscope.core.errors import (
+    BadInputError,
+    ExampleError,
+    ModelLoadError,
+    SiteUnavailableError,
+    UnknownNameError,
+)
+from actscope.core.protocols import (
+    Generated,
+    GenerationParams,
+    LayerSelector,
+    Selection,
+    SiteStatus,
+    Strategy,
+)
+from actscope.core.sites import MODULE_KIND, Site, expand_sites
+from actscope.core.spec import ModelIdentity
+from actscope.core.text import Example, Span, as_examples
+from actscope.strategies import as_strategy
+
+__all__ = ["Generation", "HFModel"]
+
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Answers, and their activations where sites were asked for.
+
+    Attributes:
+        texts: The generated text of each prompt.
+        rows: Prompt and response tokens of each; ``row.phase`` tells them apart.
+        activations: Row i is token i, prompt and response alike; None without sites.
+    """
+
+    texts: list[str]
+    rows: list[TokenRow]
+    activations: ActivationBatch | None
+
+
+class HFModel:
+    """A Hugging Face model whose sites have been verified.
+
+    Made by ``load_model`` and ``wrap_model``. Nothing is left on the model between calls.
+
+    Attributes:
+        hf: The plain Hugging Face model.
+        tokenizer: The plain tokenizer, or None.
+        identity: What it is called on record.
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        context_length: Longest input in tokens, or None where the model sets no limit.
+        device: Where token ids go.
+        dtype: Compute dtype, such as ``float32``.
+        dtype_reason: Why that dtype.
+        causal: Whether no token sees a later one.
+        cls_token_id: The CLS token of an encoder, else None.
+    """
+
+    def __init__(
+        self,
+        hf: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        revision: str | None = None,
+        dtype_reason: str = "",
+    ) -> None:
+        self.hf = hf
+        self.tokenizer = tokenizer
+        embedding = token_embedding(hf)
+        _check_devices(hf)
+        self.device: torch.device = embedding.weight.device
+        self._vocab_size = int(embedding.weight.shape[0])
+        self._map = resolve(hf)
+        self.n_layers = self._map.n_layers
+        self.d_model = self._map.d_model
+        self.causal = self._map.causal
+        self.dtype = str(self._map.blocks.post(0).dtype).removeprefix("torch.")
+        self.dtype_reason = dtype_reason
+        self.context_length = _context_length(hf, tokenizer)
+        cls = getattr(tokenizer, "cls_token_id", None)
+        self.cls_token_id: int | None = None if self.causal else cls
+        config = getattr(hf, "config", None)
+        self.identity = ModelIdentity(
+            name=name,
+            revision=revision or values_hash(hf),
+            adapter=None,
+            model_type=str(getattr(config, "model_type", "") or type(hf).__name__),
+            n_layers=self.n_layers,
+            d_model=self.d_model,
+            dtype=self.dtype,
+            tokenizer=tokenizer_hash(tokenizer),
+            chat_template=chat_template_hash(tokenizer),
+        )
+
+    def __repr__(self) -> str:
+        i = self.identity
+        return f"HFModel({i.name!r}, {i.model_type}, {i.n_layers} layers, d_model {i.d_model})"
+
+    @property
+    def pad_id(self) -> int:
+        """What fills the shorter rows of a batch; its value never matters, the mask hides it."""
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(self.tokenizer, name, None)
+            if isinstance(value, int) and 0 <= value < self._vocab_size:
+                return value
+        return 0
+
+    def sites(self) -> dict[Site, SiteStatus]:
+        """Every site of the table with its status: verified and by what, or why not."""
+        return {site: self._map.statuses[site] for site in known_sites(self.n_layers)}
+
+    def width(self, site: Site) -> int:
+        """The size of the last axis of a site."""
+        self._tap(site)
+        if site.kind == MODULE_KIND:
+            return self._map.calls[str(site.path)][1][-1]
+        return self._map.widths[site]
+
+    def site_dtype(self, site: Site) -> torch.dtype:
+        """The dtype the model computes a site in."""
+        self._tap(site)
+        if site.kind == MODULE_KIND:
+            return self._map.calls[str(site.path)][2]
+        return self._map.dtypes[site]
+
+    def resolve_layers(self, layers: Sequence[LayerSelector]) -> tuple[Site, ...]:
+        """Sites of layer selectors.
+
+        Args:
+            layers: Indices (negative ones count from the end; they mean ``resid_post``), site keys,
+                module paths, or modules of this model.
+
+        Raises:
+            BadInputError: no such layer, or the same one twice.
+        """
+        found: list[Site] = []
+        for selector in layers:
+            for site in self._resolve_layer(selector):
+                if site in found:
+                    raise BadInputError(
+                        f"the layer {selector!r} was asked for twice",
+                        got=str(site),
+                        next_step="name every layer once",
+                    )
+                found.append(site)
+        if not found:
+            raise BadInputError("no layer was asked for", expected="for example layers=[-1]")
+        return tuple(found)
+
+    def _resolve_layer(self, selector: LayerSelector) -> tuple[Site, ...]:
+        if isinstance(selector, nn.Module):
+            for path, module in self.hf.named_modules():
+                if module is selector:
+                    return (Site.module(path),)
+            raise BadInputError("the module is not part of this model", got=type(selector).__name__)
+        if isinstance(selector, Site):
+            return expand_sites([selector], None, self.n_layers)
+        if isinstance(selector, bool) or not isinstance(selector, (int, str)):
+            raise BadInputError(
+                "a layer is an index, a site key, a module path or a module",
+                got=type(selector).__name__,
+            )
+        if isinstance(selector, int):
+            return expand_sites("resid_post", [selector], self.n_layers)
+        if selector in self._map.calls:
+            return (Site.module(selector),)
+        return self.expand(selector, "all")
+
+    def expand(
+        self, sites: str | Sequence[str | Site], layers: str | Iterable[int] | None = "all"
+    ) -> tuple[Site, ...]:
+        """Turn site names and layers into sites this model has.
+
+        Raises:
+            UnknownNameError: no such site or module.
+            SiteUnavailableError: the site is not verified on this model, with the reason.
+        """
+        found = expand_sites(sites, layers, self.n_layers)
+        for site in found:
+            self._tap(site)
+        return found
+
+    def _tap(self, site: Site) -> Tap:
+        if site.kind == MODULE_KIND:
+            return self._module_tap(str(site.path))
+        status = self._map.statuses.get(site)
+        if status is None:
+            raise BadInputError(
+                f"there is no site {site}", expected=f"layers 0 to {self.n_layers - 1}"
+            )
+        if not status.verified:
+            raise SiteUnavailableError(
+                f"site {site} is unavailable on {self.identity.name}",
+                got=status.reason,
+                next_step="`actscope doctor --model ...` lists what is verified",
+            )
+        return self._map.taps[site]
+
+    def _module_tap(self, path: str) -> Tap:
+        if path not in self._map.calls:
+            known = [name for name, _ in self.hf.named_modules() if name]
+            if path in known:
+                raise SiteUnavailableError(
+                    f"module {path} returns no floating-point tensor in a forward pass",
+                )
+            raise UnknownNameError("site or module", path, known[:200])
+        count, shape, _ = self._map.calls[path]
+        if count != 1:
+            raise SiteUnavailableError(
+                f"module {path} runs {count} times in one forward pass", expected="once"
+            )
+        probe = tuple(self._map.blocks.post(0).shape[:2])
+        if shape[:-1] not in (probe, (probe[0] * probe[1],)):
+            raise SiteUnavailableError(
+                f"module {path} has no token axis",
+                got=f"shape {list(shape)} for a probe of {list(probe)}",
+                expected="[n, pos, d]",
+            )
+        return Tap(path, "output")
+
+    def encode(self, example: Example, *, chat: bool = False) -> TokenRow:
+        """Tokens of one example, with exactly one BOS where the tokenizer writes one.
+
+        Raises:
+            ExampleError: it cannot be tokenised, or has no tokens.
+            BadInputError: text without a tokenizer or chat without a template.
+        """
+        return encode_example(self.tokenizer, example, chat=chat, vocab_size=self._vocab_size)
+
+    def open(self, selection: Selection) -> HFSession:
+        """Hooks for a selection; a context that removes them whatever happens."""
+        selection.strategy.check(self)
+        taps = {site: self._tap(site) for site in selection.sites}
+        return HFSession(self, selection, taps)
+
+    def capture(
+        self,
+        inputs: object,
+        sites: str | Sequence[str | Site] = "resid_post",
+        layers: str | Iterable[int] | None = "all",
+        strategy: str | Strategy | Callable[..., Any] | None = None,
+        span: str | Span = "all",
+        *,
+        chat: bool = False,
+        batch_tokens: int = 4096,
+    ) -> ActivationBatch:
+        """Capture activations of some prompts, in memory.
+
+        Args:
+            inputs: Texts, token id lists, examples, or one ``Batch`` that runs exactly as it is.
+            sites: Site names or keys, see ``Site``.
+            layers: For bare names: ``"all"`` or indices, negative ones count from the end.
+            strategy: A pooling strategy, its name, or a function; None keeps every token.
+            span: Which tokens, see ``Span``.
+            chat: Whether each text becomes a user turn of the chat template.
+            batch_tokens: Padded tokens in one forward pass.
+
+        Returns:
+            ``batch["resid_post", 3]``: a list of ``[L_i, d_model]``, or ``[n, d_model]`` pooled.
+
+        Raises:
+            ExampleError: an example has no tokens, none in the span, or too many.
+            SiteUnavailableError: a site is not verified on this model.
+        """
+        selection = Selection(self.expand(sites, layers), as_strategy(strategy), Span.parse(span))
+        if isinstance(inputs, Batch):
+            with self.open(selection) as session:
+                return _refuse_failures(session.run(inputs))
+        examples = as_examples(inputs)
+        if not examples:
+            raise BadInputError("there is nothing to capture: no inputs")
+        rows = [self._checked(self.encode(example, chat=chat)) for example in examples]
+        return self._capture_rows(rows, selection, batch_tokens)
+
+    def _capture_rows(
+        self, rows: Sequence[TokenRow], selection: Selection, batch_tokens: int
+    ) -> ActivationBatch:
+        plan = length_sorted_batches([len(row) for row in rows], batch_tokens=batch_tokens)
+        with self.open(selection) as session:
+            parts = [
+                _refuse_failures(session.run(Batch(tuple(rows[i] for i in indices))))
+                for indices in plan
+            ]
+        return ActivationBatch.join(parts, [i for indices in plan for i in indices])
+
+    def _checked(self, row: TokenRow) -> TokenRow:
+        if self.context_length is not None and len(row) > self.context_length:
+            raise ExampleError(
+                "too_long",
+                f"example {row.id!r} has {len(row)} tokens; the context holds "
+                f"{self.context_length}",
+                next_step="shorten it, or use `actscope capture --on-too-long truncate-left`",
+            )
+        return row
+
+    def generate(
+        self,
+        prompts: object,
+        max_new_tokens: int = 50,
+        temperature: float = 0.7,
+        seed: int = 0,
+        sites: str | Sequence[str | Site] | None = None,
+        layers: str | Iterable[int] | None = "all",
+        **options: Any,
+    ) -> Generation:
+        """Continue prompts, and capture every token of prompt and response if sites are given.
+
+        Args:
+            prompts: As for ``capture``.
+            max_new_tokens: Longest response.
+            temperature: 0 is greedy.
+            seed: Seeds every example by itself (with its id): its text does not depend on others.
+            sites: What to capture, in one teacher-forced pass over prompt and response.
+            layers: As for ``capture``.
+            options: ``top_p``, ``top_k``, ``chat``, ``strategy``, ``span``, ``batch_tokens``.
+        """
+        chat = bool(options.pop("chat", False))
+        strategy, span = options.pop("strategy", None), options.pop("span", "all")
+        batch_tokens = int(options.pop("batch_tokens", 4096))
+        params = GenerationParams(max_new_tokens, temperature, seed=seed, **options)
+        rows = [self._checked(self.encode(e, chat=chat)) for e in as_examples(prompts)]
+        if not rows:
+            raise BadInputError("there is nothing to generate from: no prompts")
+        selection = None
+        if sites is not None:
+            kept = self.expand(sites, layers)
+            selection = Selection(kept, as_strategy(strategy), Span.parse(span))
+        made = self.generate_rows(rows, params)
+        full = [g.row for g in made]
+        captured = self._capture_rows(full, selection, batch_tokens) if selection else None
+        return Generation([g.text for g in made], full, captured)
+
+    def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
+        """Continue each row, all in one batch.
+
+        Raises:
+            BadInputError: an encoder, a parameter without meaning, or no room in the context.
+        """
+        if not self.causal or not callable(getattr(self.hf, "generate", None)):
+            raise BadInputError(
+                f"{self.identity.name} ({self.identity.model_type}) cannot generate",
+                expected="a causal language model with a head",
+            )
+        longest = max(len(row) for row in rows)
+        if self.context_length and longest + params.max_new_tokens > self.context_length:
+            raise BadInputError(
+                f"{longest} prompt tokens and {params.max_new_tokens} new ones do not fit",
+                expected=f"at most {self.context_length} together",
+                next_step="ask for fewer new tokens or truncate the prompts",
+            )
+        return generate_rows(self.hf, self.tokenizer, rows, params, self.pad_id)
+
+    def unembed(self, resid: torch.Tensor) -> torch.Tensor:
+        """Logits of residual rows: final norm, unembedding, the model's own scale or soft-cap.
+
+        Args:
+            resid: ``[..., d_model]``.
+
+        Returns:
+            ``[..., d_vocab]`` on the CPU.
+
+        Raises:
+            SiteUnavailableError: the path from residual to logits is not verified here.
+        """
+        unembedding, norm = self._map.unembedding, self._map.norm
+        if unembedding.transform is None or norm is None:
+            raise SiteUnavailableError(
+                f"{self.identity.name} has no verified unembedding", got=unembedding.reason
+            )
+        head = self.hf.get_submodule(unembedding.head)
+        normalise = self.hf.get_submodule(norm)
+        hidden = resid.to(self.device, self._map.dtypes[Site("resid_post", 0)])
+        with torch.no_grad(), evaluation_mode(self.hf):
+            return unembedding.transform(head(normalise(hidden))).cpu()
+
+
+def _refuse_failures(batch: ActivationBatch) -> ActivationBatch:
+    if batch.failures:
+        first = batch.failures[0]
+        raise ExampleError(first.kind, first.message)
+    return batch
+
+
+def _check_devices(hf: nn.Module) -> None:
+    """All weights on one device, unless accelerate placed them."""
+    if getattr(hf, "hf_device_map", None):
+        return
+    places: dict[str, str] = {}
+    for name, tensor in [*hf.named_parameters(), *hf.named_buffers()]:
+        places.setdefault(str(tensor.device), name)
+    if len(places) > 1 or "meta" in places:
+        where = "; ".join(f"{name} is on {device}" for device, name in places.items())
+        raise ModelLoadError(
+            "the model's tensors do not lie on one device with their values",
+            got=where,
+            next_step="move the whole model first: model.to(device)",
+        )
+
+
+def _context_length(hf: nn.Module, tokenizer: Any) -> int | None:
+    config = getattr(hf, "config", None)
+    limits = [getattr(config, name, None) for name in _CONTEXT_FIELDS]
+    known = [int(x) for x in limits if isinstance(x, int) and x > 0]
+    told = getattr(tokenizer, "model_max_length", None)
+    if isinstance(told, int) and told < 10**9:  # transformers writes 1e30 for "unknown"
+        known.append(told)
+    return min(known) if known else None

@@ -1,0 +1,11 @@
+"""What every test needs before anything is imported."""
+
+from __future__ import annotations
+
+import os
+
+# Two test workers share two cores; more threads than that only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# There is no model hub in the tests: an unknown name must fail at once, not after retries.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
