@@ -180,9 +180,7 @@ class TwoBlocks(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(20, 6)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(2)
-        )
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(2))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         hidden = self.table(input_ids)

@@ -52,7 +52,9 @@ def test_residual_is_bitwise_hf_hidden_states(family: str, dtype: str, padding: 
         assert_bitwise(captured["resid_post", layer], states)
         assert_bitwise(captured["resid_pre", layer + 1], states)
     assert_bitwise(captured["resid_pre", 0], ref.rows_of(hf.hidden_states[0], batch))
-    normed = "ln_final" if family in ref.LAST_HIDDEN_STATE_IS_NORMED else f"blocks.{last}.resid_post"
+    normed = (
+        "ln_final" if family in ref.LAST_HIDDEN_STATE_IS_NORMED else f"blocks.{last}.resid_post"
+    )
     assert_bitwise(captured[normed], ref.rows_of(hf.hidden_states[-1], batch))
     assert_bitwise(captured["logits"], ref.rows_of(hf.logits, batch))
 

@@ -50,7 +50,9 @@ def test_sampling_does_not_depend_on_batch_mates_or_order(model: Any) -> None:
     }
     assert together == backwards == alone
     other = GenerationParams(max_new_tokens=8, temperature=1.3, seed=6)
-    assert together != {g.row.id: g.row.token_ids.tolist() for g in model.generate_rows(rows, other)}
+    assert together != {
+        g.row.id: g.row.token_ids.tolist() for g in model.generate_rows(rows, other)
+    }
 
 
 def _examples() -> list[Any]:

@@ -252,8 +252,20 @@ class HFModel:
     def open(self, selection: Selection) -> HFSession:
         """Hooks for a selection; a context that removes them whatever happens."""
         selection.strategy.check(self)
+        if selection.strategy.name == "pooler":
+            self._check_pooler_sites(selection.sites)
         taps = {site: self._tap(site) for site in selection.sites}
         return HFSession(self, selection, taps)
+
+    def _check_pooler_sites(self, sites: Iterable[Site]) -> None:
+        """The first row of another site is not the pooler's output and must not pass for it."""
+        others = [str(site) for site in sites if site.kind != "pooler"]
+        if others and self._map.statuses[Site("pooler")].verified:
+            raise BadInputError(
+                "the strategy 'pooler' reads the site 'pooler' alone",
+                got=", ".join(others),
+                next_step="ask for sites='pooler', or use 'cls' for the first token of a layer",
+            )
 
     def capture(
         self,

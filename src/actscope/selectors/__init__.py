@@ -1,0 +1,5 @@
+"""Which tokens of an example are kept."""
+
+from actscope.selectors.span import select
+
+__all__ = ["select"]

@@ -1,0 +1,38 @@
+"""What most strategies share: no parameters, and any model will do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from actscope.core.protocols import BackendModel
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PlainStrategy", "row_at"]
+
+
+class PlainStrategy:
+    """A pooling strategy without parameters."""
+
+    name: ClassVar[str]
+    pools: ClassVar[bool] = True
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """No parameters."""
+        return {}
+
+    def check(self, model: BackendModel) -> None:
+        """Any model will do."""
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{key}={value!r}" for key, value in self.params.items())
+        return f"{type(self).__name__}({given})"
+
+
+def row_at(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The rows ``hidden[i, index[i]]`` of ``[n, pos, d]`` in float32, ``[n, d]``."""
+    wanted = index.view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+    return hidden.gather(1, wanted).squeeze(1).float()
