@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from actscope import Batch, MeanStrategy, Site, wrap_model
 from actscope.backends.hf import HFModel
 from actscope.core.errors import (
@@ -16,7 +18,6 @@ from actscope.core.errors import (
     UnknownNameError,
 )
 from actscope.testing.tiny_models import VOCAB, tiny_model
-from torch import nn
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hf_references as ref
 import numpy as np
 import pytest
-import hf_references as ref
 import torch
+
 from actscope import Batch, Site, wrap_model
 from actscope.backends.hf import HFModel
 from actscope.testing.tiny_models import DECODERS, ENCODERS, VOCAB, tiny_model

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
+
 from actscope import wrap_model
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import GenerationParams
 from actscope.core.text import PROMPT, RESPONSE
 from actscope.testing.tiny_models import tiny_model
 from actscope.testing.tiny_tokenizer import BYTE_VOCAB, tiny_tokenizer
-from scipy.stats import chisquare
 
 PROMPTS = ["a first prompt", "b", "the third one, longer than the others"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from actscope import load_model, wrap_model
 from actscope.core.errors import BadInputError, ModelLoadError, UnknownNameError
 from actscope.testing.tiny_models import tiny_model

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from actscope import Example, Message, wrap_model
 from actscope.core.errors import BadInputError, ExampleError
 from actscope.testing.tiny_models import tiny_model

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from actscope import CLSStrategy, LastTokenStrategy, MeanStrategy, PoolerStrategy, load_model
 from actscope.core.errors import BadInputError
 
