@@ -1,0 +1,260 @@
+"""The few file operations that durability rests on, each a place where a test can kill the process.
+
+A file is published in four steps: write a temporary file in the same folder, flush it to the disk,
+give it its name, flush the folder. ``ACTSCOPE_FAIL_AT="point[:nth[:how]]"`` stops the process the
+nth time it reaches a point of ``FAIL_POINTS``: ``how`` is a signal (``SIGKILL``, the default,
+``SIGINT``, ``SIGTERM``) or an error of the operating system (``ENOSPC``, ``EIO``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import BinaryIO, Literal, TypeVar
+
+from actscope.core.errors import ActscopeError, NotEnoughDiskError, OutputFolderError, RunError
+
+__all__ = [
+    "FAIL_POINTS",
+    "TEMP_PREFIX",
+    "disk_errors",
+    "fail_point",
+    "make_folder",
+    "publish",
+    "put_if_absent",
+    "read_limited",
+    "sync_folder",
+]
+
+TEMP_PREFIX = ".tmp-"
+
+What = Literal["run", "data", "commit"]
+
+_WRITE_STEPS = ("created", "half-written", "written", "synced")
+_PUT_STEPS = ("linked", "unlinked", "folder-synced")
+_CLAIM_STEPS = ("claimed", "renamed", "folder-synced")
+
+FAIL_POINTS: tuple[str, ...] = (
+    *(f"run.{step}" for step in (*_WRITE_STEPS, *_PUT_STEPS)),
+    *(f"data.{step}" for step in (*_WRITE_STEPS, "renamed", "folder-synced")),
+    *(f"commit.{step}" for step in (*_WRITE_STEPS, *_PUT_STEPS)),
+)
+"""Every point on the usual path, in the order a run reaches them."""
+
+CLAIM_FAIL_POINTS: tuple[str, ...] = tuple(
+    f"{what}.{step}" for what in ("run", "commit") for step in _CLAIM_STEPS
+)
+"""Points reached only where the file system has no hard links."""
+
+CLAIM_PATIENCE = 2.0
+"""Seconds after which a claim without its file counts as left by a killed writer."""
+
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EACCES}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+_reached: dict[str, int] = {}
+
+T = TypeVar("T")
+
+
+def fail_point(name: str) -> None:
+    """Stop here if the environment says so."""
+    armed = os.environ.get("ACTSCOPE_FAIL_AT")
+    if not armed:
+        return
+    point, nth, how = (*armed.split(":"), "", "")[:3]
+    if point != name:
+        return
+    _reached[armed] = _reached.get(armed, 0) + 1
+    if _reached[armed] != int(nth or 1):
+        return
+    if how.startswith("E"):
+        code: int = getattr(errno, how)
+        raise OSError(code, os.strerror(code))
+    os.kill(os.getpid(), getattr(signal, how or "SIGKILL"))
+
+
+@contextlib.contextmanager
+def disk_errors(doing: str, path: Path) -> Generator[None]:
+    """Turn what the operating system says into an error that says what to do.
+
+    Args:
+        doing: What was going on, such as ``writing unit 3``.
+        path: Where.
+    """
+    try:
+        yield
+    except ActscopeError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NotEnoughDiskError(
+                f"the disk is full or a file size limit was reached while {doing}",
+                got=f"{error.strerror} at {path}",
+                next_step="free some space and run the same command again: "
+                "committed units are safe, and it goes on after them",
+            ) from error
+        if error.errno in _READ_ONLY:
+            raise OutputFolderError(
+                f"{path} cannot be written",
+                got=error.strerror,
+                next_step="choose another output folder or change its permissions",
+            ) from error
+        raise RunError(
+            f"the disk failed while {doing}",
+            got=f"{error.strerror or error} at {path}",
+            next_step="mend the disk and run the same command again: committed units are safe",
+        ) from error
+
+
+class _RawFile(io.FileIO):
+    """A new file whose first write can be cut in half by a fail point."""
+
+    def __init__(self, path: Path, what: What) -> None:
+        super().__init__(path, "x+")
+        self._half: str | None = f"{what}.half-written"
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
+        if self._half is None:
+            return super().write(data) or 0
+        point, self._half = self._half, None
+        written = super().write(memoryview(data)[: max(1, len(data) // 2)]) or 0
+        fail_point(point)
+        return written
+
+
+@contextlib.contextmanager
+def _written_temp(
+    folder: Path, what: What, write: Callable[[BinaryIO], T]
+) -> Generator[tuple[Path, T]]:
+    """A temporary file that was written and flushed to the disk; removed if still there after."""
+    path = folder / f"{TEMP_PREFIX}{what}-{os.getpid()}-{secrets.token_hex(6)}"
+    try:
+        with io.BufferedRandom(_RawFile(path, what)) as file:
+            fail_point(f"{what}.created")
+            result = write(file)
+            file.flush()
+            fail_point(f"{what}.written")
+            os.fsync(file.fileno())
+        fail_point(f"{what}.synced")
+        yield path, result
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def publish(
+    folder: Path, what: What, write: Callable[[BinaryIO], T], name_of: Callable[[T], str]
+) -> T:
+    """Write a file that appears whole or not at all.
+
+    Args:
+        folder: Where.
+        what: The prefix of the fail points.
+        write: Fills the file.
+        name_of: The file's name, from what ``write`` returned. A file of that name is replaced.
+    """
+    with _written_temp(folder, what, write) as (temp, result):
+        temp.replace(folder / name_of(result))
+        fail_point(f"{what}.renamed")
+        sync_folder(folder)
+        fail_point(f"{what}.folder-synced")
+    return result
+
+
+def put_if_absent(path: Path, what: What, data: bytes) -> bool:
+    """Create a file with some bytes unless it exists; it appears whole or not at all.
+
+    Returns:
+        Whether this call created it.
+    """
+    with _written_temp(path.parent, what, lambda file: file.write(data)) as (temp, _):
+        try:
+            os.link(temp, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _claim_and_rename(temp, path, what)
+        fail_point(f"{what}.linked")
+        temp.unlink()
+        fail_point(f"{what}.unlinked")
+        sync_folder(path.parent)
+        fail_point(f"{what}.folder-synced")
+    return True
+
+
+def _claim_and_rename(temp: Path, path: Path, what: What) -> bool:
+    """Put-if-absent without hard links: whoever creates the claim exclusively may rename.
+
+    Creating the file itself exclusively would show readers a half-written one. A claim without its
+    file was left by a killed writer; it is taken over.
+    """
+    if path.exists():
+        return False
+    claim = path.with_name(f"{TEMP_PREFIX}claim-{path.name}")
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        if _appears(path, CLAIM_PATIENCE):
+            return False
+    fail_point(f"{what}.claimed")
+    temp.replace(path)
+    fail_point(f"{what}.renamed")
+    sync_folder(path.parent)
+    fail_point(f"{what}.folder-synced")
+    claim.unlink(missing_ok=True)
+    return True
+
+
+def _appears(path: Path, seconds: float) -> bool:
+    """Whether a file comes to exist within some seconds."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder, so that the names in it survive a power cut."""
+    if os.name == "nt":  # folders cannot be opened there; the file system journals names itself
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, flushing every name on the way."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """The bytes of a small file; a link is not followed.
+
+    Raises:
+        ValueError: it is larger than the limit.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:  # noqa: PTH123 - opened from a handle
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"larger than {limit} bytes")
+    return data

@@ -1,0 +1,394 @@
+"""Reading a run, whichever store wrote it. Nothing that is opened here executes code."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from actscope.core.activations import ExampleFailure, ExampleRecord
+from actscope.core.arrays import DTYPES, Array, to_float32, to_torch
+from actscope.core.errors import BadInputError, DamagedRunError, UnknownNameError
+from actscope.core.sites import Site, resolve_layer
+from actscope.core.spec import UnitPlan
+from actscope.stores._records import COMMITS, RUN_FILE, load_run
+from actscope.stores._run_folder import committed_files
+from actscope.stores._stored_unit import StoredUnit, UnitFiles, format_of
+from actscope.stores._summary import RunSummary, summarise
+from actscope.stores._verify import VerifyReport, find_runs, verify_run
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Examples", "Run", "open_run"]
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run for reading.
+
+    Args:
+        path: The run's folder.
+
+    Raises:
+        BadInputError: there is no run.
+        DamagedRunError: ``run.json`` is not as it was written.
+    """
+    folder = Path(path)
+    if not (folder / RUN_FILE).is_file():
+        if (folder / COMMITS).is_dir():
+            raise DamagedRunError(f"{folder / RUN_FILE} is missing: {folder} holds units of a run")
+        inside = [str(p) for p in find_runs(folder)][:5]
+        raise BadInputError(
+            f"there is no run at {folder}",
+            got="no such folder" if not folder.is_dir() else f"no {RUN_FILE}",
+            next_step="did you mean " + ", ".join(inside) + "?"
+            if inside
+            else "`actscope runs list FOLDER` shows the runs of a folder",
+        )
+    return Run(folder)
+
+
+class Run:
+    """A run on disk, as it was when it was opened; units committed later are not seen.
+
+    Arrays come out as torch CPU tensors of the caller's own: changing one changes neither the
+    files nor what is read next. ``array`` gives numpy without copying, read-only.
+
+    Attributes:
+        path: The run's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._record = load_run(path)
+        self._format = format_of(self._record, path)
+        self._files = UnitFiles()
+        self._names = committed_files(path) if (path / COMMITS).is_dir() else {}
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else f"{len(self.pending)} units pending"
+        return f"<Run {str(self.path)!r}: {len(self._names)} units, {state}>"
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files that are open; arrays that were read stay good."""
+        self._files.close()
+
+    @property
+    def store(self) -> str:
+        """Name of the store that wrote it."""
+        return self._record.store
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """The spec as JSON; None for a bare run."""
+        return self._record.spec
+
+    @property
+    def fingerprint(self) -> str:
+        """The spec's fingerprint, empty for a bare run."""
+        return self._record.fingerprint
+
+    @property
+    def plan(self) -> UnitPlan | None:
+        """How the run was cut into units."""
+        return self._record.plan
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Versions of what computed."""
+        return self._record.environment
+
+    @property
+    def created(self) -> str:
+        """When the run was begun, ISO time."""
+        return self._record.created
+
+    @cached_property
+    def _units(self) -> list[StoredUnit]:
+        units = {
+            unit: StoredUnit(self.path, name, self._record, self._format, self._files)
+            for unit, name in self._names.items()
+        }
+        if self.plan is not None:
+            planned = self.plan.unit_ids()
+            order = [u for u in planned if u in units] + sorted(units.keys() - set(planned))
+            return [units[u] for u in order]
+
+        def place(unit: StoredUnit) -> tuple[int, int, str]:
+            return unit.commit.first_index, unit.commit.sequence, unit.commit.unit
+
+        return sorted(units.values(), key=place)
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """Ids of the committed units, in dataset order."""
+        if self.plan is None:
+            return tuple(unit.commit.unit for unit in self._units)
+        planned = self.plan.unit_ids()
+        known = [u for u in planned if u in self._names]
+        return (*known, *sorted(self._names.keys() - set(planned)))
+
+    @cached_property
+    def pending(self) -> tuple[str, ...]:
+        """Ids of the planned units that are not committed."""
+        planned = self.plan.unit_ids() if self.plan is not None else []
+        return tuple(unit for unit in planned if unit not in self._names)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned unit is committed."""
+        return not self.pending
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """What was captured, in the order asked for."""
+        found: dict[Site, None] = {}
+        if not self._units and self.spec:
+            return tuple(_parse_site(key) for key in self.spec.get("sites", ()))
+        for unit in self._units[:1] if self.spec else self._units:
+            found |= dict.fromkeys(entry.site for entry in unit.commit.sites)
+        return tuple(found)
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that occur among the sites, ascending."""
+        return sorted({site.layer for site in self.sites if site.layer is not None})
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(unit.commit.counts["examples"] for unit in self._units))
+
+    @property
+    def n_examples(self) -> int:
+        """Captured examples, failures not counted."""
+        return self._ends[-1] if self._ends else 0
+
+    def __len__(self) -> int:
+        return self.n_examples
+
+    @cached_property
+    def examples(self) -> Examples:
+        """Records of the examples, in dataset order, read when asked for."""
+        return Examples(self._units, self._ends)
+
+    @cached_property
+    def failures(self) -> tuple[ExampleFailure, ...]:
+        """Examples that could not be captured."""
+        return tuple(error for unit in self._units for error in unit.commit.errors)
+
+    def tokens(self, example: int) -> torch.Tensor:
+        """All token ids of one example, ``[n_tokens]`` int64.
+
+        Raises:
+            BadInputError: the run was made without keeping texts and token ids.
+        """
+        unit, _ = self._place(example)
+        if "tokens.ids" not in unit.commit.tensors:
+            raise BadInputError("this run keeps no texts and token ids")
+        return to_torch(self._of_tokens("tokens.ids", example))
+
+    def phase(self, example: int) -> torch.Tensor:
+        """Prompt (0) or response (1) of every token of one example, ``[n_tokens]`` uint8."""
+        return to_torch(self._of_tokens("tokens.phase", example))
+
+    def positions(self, example: int) -> torch.Tensor:
+        """Token positions of the stored rows of one example, ``[L_i]`` int32.
+
+        Raises:
+            BadInputError: the tokens were pooled.
+        """
+        unit, at = self._place(example)
+        start, stop = unit.read("rows.offsets")[at : at + 2].tolist()
+        positions = unit.read("rows.positions")[start:stop]
+        if len(positions) != stop - start:
+            raise BadInputError("a pooled run has no token positions")
+        return to_torch(positions)
+
+    def site(self, name: str | Site, layer: int | None = None) -> Site:
+        """The captured site of a name and layer; a negative layer counts from the model's end.
+
+        Raises:
+            UnknownNameError: it was not captured.
+        """
+        if isinstance(name, Site):
+            name, layer = str(name), None
+        if layer is not None and layer < 0:
+            layer = self._from_the_end(name, layer)
+        key = name if layer is None else f"blocks.{layer}.{name}"
+        for site in self.sites:
+            if str(site) == key:
+                return site
+        raise UnknownNameError("captured site", key, [str(site) for site in self.sites])
+
+    def get(self, name: str | Site, layer: int | None = None, *, example: int) -> torch.Tensor:
+        """The activations of one example, ``[L_i, d]``, or ``[d]`` where tokens were pooled.
+
+        Args:
+            name: A site's name (``resid_post``) or key (``blocks.3.resid_post``).
+            layer: The layer of a name.
+            example: Its place in the run; negative counts from the end.
+
+        Raises:
+            UnknownNameError: the site was not captured.
+            DamagedRunError: the stored bytes are not what was committed.
+        """
+        site = self.site(name, layer)
+        unit, at = self._place(example)
+        start, stop = self._rows_of(unit, site, at)
+        rows = unit.private(str(site), start, stop)
+        return to_torch(rows[0] if self._pooled(unit, site) else rows)
+
+    def array(self, name: str | Site, layer: int | None = None, *, example: int) -> Array:
+        """Like ``get``, but numpy, read-only and without copying (native store)."""
+        site = self.site(name, layer)
+        unit, at = self._place(example)
+        start, stop = self._rows_of(unit, site, at)
+        rows = unit.read(str(site))[start:stop]
+        return rows[0] if self._pooled(unit, site) else rows
+
+    def stack(self, name: str | Site, layer: int | None = None) -> torch.Tensor:
+        """All rows of a site: ``[n, d]`` where tokens were pooled, else ``[sum L_i, d]``.
+
+        Example i has rows ``offsets[i]:offsets[i + 1]`` of the latter.
+        """
+        return to_torch(self._stacked(self.site(name, layer)))
+
+    def numpy(self, name: str | Site, layer: int | None = None) -> npt.NDArray[np.float32]:
+        """Like ``stack``, but numpy in float32."""
+        return to_float32(self._stacked(self.site(name, layer)))
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """``[n + 1]`` int64: example i has rows ``offsets[i]:offsets[i + 1]`` of ``stack``."""
+        counts = [np.diff(unit.read("rows.offsets")) for unit in self._units]
+        joined = np.concatenate([np.zeros(1, np.int64), *counts])
+        return np.cumsum(joined, dtype=np.int64)
+
+    def summary(self) -> RunSummary:
+        """Counts, sizes, statistics per site, errors by kind; from commit records alone."""
+        return summarise(self)
+
+    def verify(self) -> VerifyReport:
+        """Read every byte and compare it with what was committed."""
+        return verify_run(self.path)
+
+    @property
+    def stored_units(self) -> Sequence[StoredUnit]:
+        """The committed units, in dataset order, for tools that go through a run file by file."""
+        return self._units
+
+    def _from_the_end(self, name: str, layer: int) -> int:
+        model = (self.spec or {}).get("model")
+        n_layers = model.get("n_layers") if isinstance(model, dict) else None
+        if isinstance(n_layers, int):
+            return resolve_layer(layer, n_layers)
+        captured = sorted(s.layer for s in self.sites if s.kind == name and s.layer is not None)
+        return captured[layer] if -layer <= len(captured) else layer
+
+    def _place(self, example: int) -> tuple[StoredUnit, int]:
+        """The unit of an example, and its place there."""
+        n = self.n_examples
+        index = example + n if example < 0 else example
+        if not 0 <= index < n:
+            raise BadInputError("no such example", got=example, expected=f"0 to {n - 1}")
+        at = bisect_right(self._ends, index)
+        return self._units[at], index - (self._ends[at - 1] if at else 0)
+
+    def _of_tokens(self, table: str, example: int) -> Array:
+        unit, at = self._place(example)
+        start, stop = unit.read("tokens.offsets")[at : at + 2].tolist()
+        return unit.read(table)[start:stop]
+
+    def _pooled(self, unit: StoredUnit, site: Site) -> bool:
+        for entry in unit.commit.sites:
+            if entry.site == site:
+                return entry.pooled
+        raise UnknownNameError(
+            f"site of unit {unit.commit.unit!r}", site, [str(e.site) for e in unit.commit.sites]
+        )
+
+    def _rows_of(self, unit: StoredUnit, site: Site, at: int) -> tuple[int, int]:
+        if self._pooled(unit, site):
+            return at, at + 1
+        start, stop = unit.read("rows.offsets")[at : at + 2].tolist()
+        return start, stop
+
+    def _stacked(self, site: Site) -> Array:
+        name = str(site)
+        for unit in self._units:
+            self._pooled(unit, site)
+        if len(self._units) == 1:
+            return self._units[0].private(name, 0, self._units[0].shape(name)[0])
+        dtypes = {unit.dtype(name) for unit in self._units}
+        widths = {unit.shape(name)[1:] for unit in self._units}
+        if len(widths) > 1:
+            raise BadInputError(f"the units hold {name} in different shapes", got=widths)
+        dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+        width = widths.pop() if widths else (0,)
+        total = sum(unit.shape(name)[0] for unit in self._units)
+        result: Array = np.empty((total, *width), DTYPES.get(dtype, dtype))
+        at = 0
+        for unit in self._units:
+            rows = unit.read(name)
+            result[at : at + len(rows)] = rows
+            at += len(rows)
+        return result
+
+
+class Examples(Sequence[ExampleRecord]):
+    """Records of a run's examples; a unit's records are read when one of them is asked for."""
+
+    def __init__(self, units: Sequence[StoredUnit], ends: Sequence[int]) -> None:
+        self._stored = units
+        self._ends = ends
+        self._unit = lru_cache(maxsize=64)(self._read)
+
+    def _read(self, at: int) -> tuple[ExampleRecord, ...]:
+        unit = self._stored[at]
+        lines = unit.read("examples").tobytes().splitlines()
+        try:
+            return tuple(ExampleRecord.from_json(json.loads(line)) for line in lines)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedRunError(
+                f"{unit.path} holds no readable example records", got=repr(error)
+            ) from error
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[ExampleRecord]:
+        for at in range(len(self._stored)):
+            yield from self._unit(at)
+
+    @overload
+    def __getitem__(self, index: int) -> ExampleRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ExampleRecord]: ...
+    def __getitem__(self, index: int | slice) -> ExampleRecord | list[ExampleRecord]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(index)
+        at = bisect_right(self._ends, place)
+        return self._unit(at)[place - (self._ends[at - 1] if at else 0)]
+
+
+def _parse_site(key: str) -> Site:
+    try:
+        return Site.parse(key)
+    except UnknownNameError:
+        return Site.module(key)  # a module of one word, such as lm_head

@@ -1,0 +1,389 @@
+"""What all stores share: a run is a folder that one or many writers fill, unit by unit.
+
+Nothing is ever changed in place. A unit's data file is published first, its commit record last and
+only if there is none; readers believe commit records only. Temporary files and data files without a
+commit record are what a killed writer leaves. They are left alone when a run is resumed, because
+another host's writer may own them; ``sweep`` removes them when asked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from actscope.core.activations import ActivationBatch
+from actscope.core.errors import (
+    BadInputError,
+    DamagedRunError,
+    DuplicateUnitError,
+    OutputFolderError,
+    RunMismatchError,
+)
+from actscope.core.provenance import environment, sha256_json
+from actscope.core.registry import Registry
+from actscope.core.spec import UnitPlan, spec_differences
+from actscope.stores._formats import FileSums, UnitFormat, checksum
+from actscope.stores._io import (
+    TEMP_PREFIX,
+    disk_errors,
+    make_folder,
+    publish,
+    put_if_absent,
+    sync_folder,
+)
+from actscope.stores._records import (
+    COMMITS,
+    RUN_FILE,
+    CommitRecord,
+    RunRecord,
+    decode_unit,
+    dump_json,
+    encode_unit,
+    load_commit,
+    load_run,
+)
+from actscope.stores._units import StoredAs, Unit, failures_of, make_unit
+
+__all__ = ["STORES", "FolderRunWriter", "FolderStorage", "committed_files", "stored_plan"]
+
+
+class FolderStorage:
+    """A folder that holds runs, one folder each; a store names its file format.
+
+    Args:
+        path: The folder; it is created with the first run.
+    """
+
+    unit_format: ClassVar[UnitFormat]
+    keeps_bfloat16: ClassVar[bool]
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def run_path(self, run_id: str) -> Path:
+        """Where the run of that name lies; ``a/b`` lies in a subfolder.
+
+        Raises:
+            BadInputError: the name leads out of this folder, or is no file name.
+        """
+        parts = run_id.split("/") if isinstance(cast("object", run_id), str) else [""]
+        for part in parts:
+            wrong = part.strip() in ("", ".", "..") or re.search(r"[\x00-\x1f\\:]", part)
+            if wrong or len(part.encode("utf-8", "surrogatepass")) > 255:
+                raise BadInputError(
+                    "a run id must be a plain name of at most 255 bytes",
+                    got=repr(run_id) if len(run_id) < 300 else f"{len(run_id)} characters",
+                    expected="a name such as 'first' or 'group/first', inside the storage folder",
+                )
+        return self.path.joinpath(*parts)
+
+    def open_run(
+        self,
+        run_id: str,
+        spec: Mapping[str, Any] | None = None,
+        plan: Mapping[str, Any] | None = None,
+    ) -> FolderRunWriter:
+        """Create the run, or resume it if it is the same spec and plan.
+
+        Args:
+            run_id: Its name.
+            spec: What it holds; None stores arrays as they are given.
+            plan: Its units; None keeps the stored plan, or takes any unit where there is none.
+
+        Raises:
+            RunMismatchError: it exists with another spec or plan.
+            OutputFolderError: the folder holds something else or cannot be written.
+            DamagedRunError: its ``run.json`` is not as it was written.
+        """
+        path = self.run_path(run_id)
+        stored_as = StoredAs.of(spec, self.keeps_bfloat16)
+        asked = _new_record(self.unit_format.name, spec, plan)
+        with disk_errors(f"opening run {run_id!r}", path):
+            record = _create_or_read(path, asked)
+            _refuse_another(path, record, asked)
+            for folder in (COMMITS, self.unit_format.folder):
+                make_folder(path / folder)
+        return FolderRunWriter(path, record, self.unit_format, stored_as)
+
+    def stored_plan(self, run_id: str) -> dict[str, Any] | None:
+        """The plan of a run that exists, as JSON."""
+        return stored_plan(self.run_path(run_id))
+
+
+STORES: Registry[type[FolderStorage]] = Registry("actscope.stores", "STORE", "store")
+"""Every store by name: one file each."""
+
+
+class FolderRunWriter:
+    """Writes one run. Several writers, on several machines, may write one run at once."""
+
+    def __init__(
+        self, path: Path, record: RunRecord, unit_format: UnitFormat, stored_as: StoredAs
+    ) -> None:
+        self.path = path
+        self.record = record
+        self._format = unit_format
+        self._stored_as = stored_as
+        self._planned = None if record.plan is None else frozenset(record.plan.unit_ids())
+        now = environment()
+        self._environment = now if now != record.environment else dict[str, str]()
+        self._sequence: int | None = None
+        self._closed = False
+
+    def __enter__(self) -> FolderRunWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def committed(self) -> set[str]:
+        """The ids of the units that are safe on disk, whoever wrote them."""
+        return set(committed_files(self.path))
+
+    def append(
+        self, batch_id: str, activations: ActivationBatch, metadata: Mapping[str, Any]
+    ) -> None:
+        """Publish and commit one unit; it is durable when this returns.
+
+        The same id with the same tensors again does nothing.
+
+        Args:
+            batch_id: The unit's id; any text.
+            activations: Its content.
+            metadata: JSON. ``timings`` (seconds by phase) and ``errors`` (failed examples) have
+                places of their own in the commit record.
+
+        Raises:
+            DuplicateUnitError: the id is committed with other content.
+            NumericRangeError: a value does not fit the storage dtype.
+            BadInputError: the content does not fit together, or the plan has no such unit.
+            NotEnoughDiskError: the disk is full; what was committed is safe.
+        """
+        self._check_id(batch_id)
+        unit = make_unit(batch_id, activations, self._stored_as)
+        commit = self._draft(batch_id, unit, activations, metadata)
+        name = encode_unit(batch_id) + ".json"
+        with disk_errors(f"writing unit {batch_id!r}", self.path):
+            if (self.path / COMMITS / name).exists():
+                sums = {k: checksum(v) for k, v in unit.tensors.items()}
+                _refuse_other_content(self.path, name, _with_sums(commit, sums))
+                return
+            self._publish(name, unit, commit)
+
+    def close(self) -> None:
+        """Nothing stays open between two units; a closed writer takes no more."""
+        self._closed = True
+
+    def _check_id(self, batch_id: str) -> None:
+        if self._closed:
+            raise BadInputError("this run writer is closed", next_step="open the run again")
+        if not isinstance(cast("object", batch_id), str) or not batch_id:
+            raise BadInputError("a unit id must be a text that is not empty", got=repr(batch_id))
+        if self._planned is not None and batch_id not in self._planned:
+            raise BadInputError(
+                f"the plan of {self.path} has no unit {batch_id!r}",
+                expected=f"one of its {len(self._planned)} units",
+            )
+
+    def _draft(
+        self, unit_id: str, unit: Unit, batch: ActivationBatch, metadata: Mapping[str, Any]
+    ) -> CommitRecord:
+        rest = {k: v for k, v in metadata.items() if k not in ("timings", "errors")}
+        dump_json([rest, metadata.get("timings")], f"the metadata of unit {unit_id!r}")
+        return CommitRecord(
+            unit=unit_id,
+            fingerprint=self.record.fingerprint,
+            path="",
+            bytes=0,
+            xxh3="",
+            sites=unit.sites,
+            tensors=unit.entries,
+            counts=unit.counts,
+            first_index=unit.first_index,
+            sequence=self._next_sequence(),
+            errors=failures_of(batch, metadata),
+            timings=_seconds(metadata.get("timings") or {}),
+            metadata=rest,
+            environment=self._environment,
+        )
+
+    def _next_sequence(self) -> int:
+        """Where a unit stands among the others of a run without a plan."""
+        if self._planned is not None:
+            return 0
+        if self._sequence is None:
+            self._sequence = len(committed_files(self.path)) - 1
+        self._sequence += 1
+        return self._sequence
+
+    def _publish(self, name: str, unit: Unit, commit: CommitRecord) -> None:
+        stem = name.removesuffix(".json")
+        header = {"fingerprint": commit.fingerprint, "unit": stem}
+        folder = self.path / self._format.folder
+
+        def file_name(sums: FileSums) -> str:
+            # The attempt is named by its content: a repeated attempt replaces its own leftovers
+            return f"{stem}-{sums.file[:16]}{self._format.suffix}"
+
+        sums = publish(
+            folder, "data", lambda file: self._format.write(file, unit.tensors, header), file_name
+        )
+        data = folder / file_name(sums)
+        commit = replace(
+            _with_sums(commit, sums.tensors),
+            path=f"{self._format.folder}/{data.name}",
+            bytes=data.stat().st_size,
+            xxh3=sums.file,
+            finished=_now(),
+        )
+        if put_if_absent(self.path / COMMITS / name, "commit", commit.to_bytes()):
+            return
+        winner = load_commit(self.path, name)
+        if winner.path != commit.path:
+            with contextlib.suppress(OSError):
+                data.unlink()
+        _refuse_other_content(self.path, name, commit)
+
+
+def committed_files(folder: Path) -> dict[str, str]:
+    """Unit id -> name of its commit record, of everything a run has committed.
+
+    Raises:
+        DamagedRunError: a record whose name does not tell the id cannot be read.
+    """
+    found: dict[str, str] = {}
+    for path in (folder / COMMITS).iterdir():
+        if path.suffix != ".json" or path.name.startswith("."):
+            continue
+        unit = decode_unit(path.stem)
+        if unit is None:
+            unit = load_commit(folder, path.name).unit
+        elif encode_unit(unit) != path.stem:
+            continue  # not a name we write
+        found[unit] = path.name
+    return found
+
+
+def stored_plan(path: str | Path) -> dict[str, Any] | None:
+    """The plan of the run in a folder as JSON; None where there is no run or it has no plan.
+
+    Raises:
+        DamagedRunError: its ``run.json`` is not as it was written.
+    """
+    folder = Path(path)
+    if not (folder / RUN_FILE).is_file():
+        return None
+    plan = load_run(folder).plan
+    return None if plan is None else plan.to_json()
+
+
+def _new_record(
+    store: str, spec: Mapping[str, Any] | None, plan: Mapping[str, Any] | None
+) -> RunRecord:
+    try:
+        fingerprint = "" if spec is None else sha256_json(spec)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInputError("the spec cannot be stored as JSON", got=str(error)) from error
+    try:
+        units = None if plan is None else UnitPlan.from_json(plan)
+    except TypeError as error:
+        raise BadInputError("the plan is no unit plan", got=str(error)) from error
+    kept = None if spec is None else dict(spec)
+    return RunRecord(store, kept, fingerprint, units, environment(), _now())
+
+
+def _create_or_read(path: Path, asked: RunRecord) -> RunRecord:
+    """Put ``run.json`` in place unless there is one; several workers may try at once."""
+    if path.exists() and not path.is_dir():
+        raise OutputFolderError(f"{path} is a file", expected="a folder, or nothing yet")
+    target = path / RUN_FILE
+    if not target.exists():
+        if path.is_dir():
+            _refuse_foreign_folder(path)
+        make_folder(path)
+        if put_if_absent(target, "run", asked.to_bytes()):
+            return asked
+    sync_folder(path)  # the name must be durable before units rely on it, whoever wrote it
+    return load_run(path)
+
+
+def _refuse_foreign_folder(path: Path) -> None:
+    names = [p.name for p in path.iterdir() if not p.name.startswith(TEMP_PREFIX)]
+    if not names or (path / RUN_FILE).exists():
+        return
+    if COMMITS in names:
+        raise DamagedRunError(f"{path / RUN_FILE} is missing: {path} holds units of a run")
+    raise OutputFolderError(
+        f"{path} holds something that is no run",
+        got=", ".join(sorted(names)[:5]),
+        expected="an empty folder, a run, or nothing yet",
+        next_step="choose another output folder",
+    )
+
+
+def _refuse_another(path: Path, stored: RunRecord, asked: RunRecord) -> None:
+    if stored.store != asked.store:
+        raise OutputFolderError(
+            f"{path} holds a run of another store",
+            got=stored.store,
+            expected=asked.store,
+            next_step="choose another output folder, or open it with its own store",
+        )
+    if (stored.spec is None) != (asked.spec is None):
+        row = ("spec", stored.spec and "a spec", asked.spec and "a spec")
+        raise RunMismatchError(str(path), [row])
+    differences = spec_differences(stored.spec or {}, asked.spec or {})
+    if differences:
+        raise RunMismatchError(str(path), differences)
+    if asked.plan is None or asked.plan == stored.plan:
+        return
+    theirs = {} if stored.plan is None else stored.plan.to_json()
+    raise RunMismatchError(
+        str(path),
+        spec_differences(theirs, asked.plan.to_json(), "plan."),
+        next_step="leave the plan out to go on with the stored one, or choose another folder",
+    )
+
+
+def _refuse_other_content(folder: Path, name: str, commit: CommitRecord) -> None:
+    stored = load_commit(folder, name)
+    if stored.same_content(commit):
+        return
+    keys = sorted({*stored.tensors, *commit.tensors})
+    differ = [k for k in keys if not _same_tensor(stored, commit, k)]
+    raise DuplicateUnitError(
+        f"unit {commit.unit!r} of {folder} is committed with other content",
+        got=f"other values in {', '.join(differ[:5])}" + (" ..." if len(differ) > 5 else ""),
+        next_step="the committed unit stays; write to another run if the new content is wanted",
+    )
+
+
+def _same_tensor(a: CommitRecord, b: CommitRecord, name: str) -> bool:
+    one, two = a.tensors.get(name), b.tensors.get(name)
+    return one is not None and two is not None and one.same_bytes(two)
+
+
+def _seconds(timings: Mapping[str, Any]) -> dict[str, float]:
+    try:
+        return {str(phase): float(seconds) for phase, seconds in timings.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadInputError(
+            "timings must be seconds by phase", got=repr(timings), expected="{'forward': 1.5}"
+        ) from error
+
+
+def _with_sums(commit: CommitRecord, sums: Mapping[str, str]) -> CommitRecord:
+    entries = {k: replace(entry, xxh3=sums[k]) for k, entry in commit.tensors.items()}
+    return replace(commit, tensors=entries)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,274 @@
+"""The safetensors format, streamed: 8 bytes of header length, a JSON header, contiguous data.
+
+Written here because checksums come from the same pass over the data, and because reading has to
+work without torch, bfloat16 included. The tests compare both directions with the reference library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import xxhash
+
+from actscope.core.arrays import DTYPES, Array, dtype_name
+from actscope.core.errors import BadInputError, DamagedRunError
+from actscope.stores._formats import FileSums, as_bytes
+
+__all__ = ["SafetensorsFile", "write_safetensors"]
+
+LARGEST_HEADER = 100_000_000
+"""The reference implementation's own cap."""
+
+_CODES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
+}
+"""numpy name -> safetensors name, in the reference implementation's order of alignment."""
+
+_RANK = {name: rank for rank, name in enumerate(_CODES)}
+_DTYPES = {code: DTYPES.get(name, None) or np.dtype(name) for name, code in _CODES.items()}
+_CHUNK = 8 << 20
+_COPY_BELOW = 8 << 20
+_MOST_PRIVATE_MAPS = 128
+
+
+def write_safetensors(
+    file: BinaryIO, tensors: Mapping[str, Array], header: Mapping[str, str]
+) -> FileSums:
+    """Stream tensors into an empty file; one pass writes and sums.
+
+    The widest dtypes come first, then names in order, so that every tensor is aligned and equal
+    content gives equal bytes.
+
+    Raises:
+        BadInputError: a dtype the format does not have.
+    """
+    order = sorted(tensors, key=lambda n: (-_rank(n, tensors[n]), n))
+    whole = xxhash.xxh3_128()
+    sums: dict[str, str] = {}
+    start = _header_bytes(order, tensors, header)
+    file.write(start)
+    whole.update(start)
+    for name in order:
+        data = as_bytes(tensors[name])
+        one = xxhash.xxh3_128()
+        for at in range(0, len(data), _CHUNK):
+            chunk = data[at : at + _CHUNK]
+            file.write(chunk)
+            whole.update(chunk)
+            one.update(chunk)
+        sums[name] = one.hexdigest()
+    return FileSums(whole.hexdigest(), sums)
+
+
+def _rank(name: str, array: Array) -> int:
+    dtype = dtype_name(array.dtype)
+    if dtype not in _RANK:
+        raise BadInputError(
+            f"tensor {name!r} has a dtype the store does not keep",
+            got=dtype,
+            expected="one of " + ", ".join(_RANK),
+        )
+    return _RANK[dtype]
+
+
+def _header_bytes(
+    order: list[str], tensors: Mapping[str, Array], header: Mapping[str, str]
+) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(header.items()))} if header else {}
+    at = 0
+    for name in order:
+        array = tensors[name]
+        entries[name] = {
+            "dtype": _CODES[dtype_name(array.dtype)],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    try:
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInputError("a tensor's name is no valid text", got=str(error)) from error
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsFile:
+    """A safetensors file, mapped into memory.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DamagedRunError: it is no well-formed safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._map: mmap.mmap | None = None
+        try:
+            self._open()
+        except (OSError, ValueError) as error:
+            raise DamagedRunError(
+                f"{path} cannot be read as safetensors", got=str(error)
+            ) from error
+
+    def _open(self) -> None:
+        with _open_plain(self._path) as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(LARGEST_HEADER, size - 8):
+                raise ValueError(f"the header is said to have {length} bytes, the file has {size}")
+            self.header, self._entries = _parse_header(file.read(length), size - 8 - length)
+            self._base = 8 + length
+            if size > self._base:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def names(self) -> list[str]:
+        """Its tensors."""
+        return list(self._entries)
+
+    def read(self, name: str) -> Array:
+        """One tensor, read-only, over the file's own pages.
+
+        Raises:
+            DamagedRunError: there is none of that name.
+        """
+        entry = self._entry(name)
+        if entry.start == entry.stop or self._map is None:
+            empty = np.empty(entry.shape, entry.dtype)
+            empty.flags.writeable = False
+            return empty
+        count = math.prod(entry.shape)
+        flat = np.frombuffer(self._map, entry.dtype, count, self._base + entry.start)
+        return flat.reshape(entry.shape)
+
+    def private(self, name: str, start: int, stop: int) -> Array:
+        """Rows of one tensor that the caller may change without anyone else seeing it.
+
+        Many bytes are a copy-on-write mapping of the file, few are copied.
+        """
+        rows = self.read(name)[start:stop]
+        if rows.nbytes < _COPY_BELOW or _PrivateMap.alive >= _MOST_PRIVATE_MAPS:
+            return rows.copy()
+        entry = self._entry(name)
+        at = self._base + entry.start + start * (rows.nbytes // len(rows))
+        try:
+            return _map_privately(self._path, at, rows)
+        except (OSError, ValueError):  # no memory maps left: a copy is as good
+            return rows.copy()
+
+    def close(self) -> None:
+        """Let go of the file; arrays that were read stay good."""
+        if self._map is not None:
+            with contextlib.suppress(BufferError):  # an array still looks at it
+                self._map.close()
+            self._map = None
+
+    def _entry(self, name: str) -> _Entry:
+        if name not in self._entries:
+            raise DamagedRunError(f"{self._path} holds no tensor {name!r}", got=self.names())
+        return self._entries[name]
+
+
+class _PrivateMap(mmap.mmap):
+    """A copy-on-write mapping that counts itself: each one holds a file handle."""
+
+    alive = 0
+    counted = False
+
+    def __del__(self) -> None:
+        _PrivateMap.alive -= self.counted
+
+
+def _map_privately(path: Path, at: int, like: Array) -> Array:
+    start = at - at % mmap.ALLOCATIONGRANULARITY
+    with _open_plain(path) as file:
+        length = at - start + like.nbytes
+        mapped = _PrivateMap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start)
+    mapped.counted = True
+    _PrivateMap.alive += 1
+    flat = np.frombuffer(mapped, like.dtype, like.size, at - start)
+    return flat.reshape(like.shape)
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    return open(handle, "rb")  # noqa: PTH123 - opened from a handle
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("the header names a tensor twice")
+    return found
+
+
+def _parse_header(raw: bytes, data_size: int) -> tuple[dict[str, str], dict[str, _Entry]]:
+    """Read and check a header.
+
+    Raises:
+        ValueError: it is malformed, or its tensors do not tile the data exactly.
+    """
+    try:
+        data = json.loads(raw, object_pairs_hook=_no_duplicates)
+    except RecursionError as error:
+        raise ValueError("the header is nested too deeply") from error
+    if not isinstance(data, dict) or not raw.startswith(b"{"):
+        raise ValueError("the header is no JSON object")
+    fields = cast("dict[str, Any]", data)
+    header = fields.pop("__metadata__", {})
+    if not isinstance(header, dict):
+        raise ValueError("__metadata__ is no JSON object")
+    texts = cast("dict[str, Any]", header)
+    entries = {name: _parse_entry(name, entry) for name, entry in fields.items()}
+    at = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != at:
+            raise ValueError(f"tensor {name!r} leaves a gap or overlaps another")
+        at = entry.stop
+    if at != data_size:
+        raise ValueError(f"the tensors end at byte {at} of {data_size}")
+    return {k: str(v) for k, v in texts.items()}, entries
+
+
+def _parse_entry(name: str, entry: Any) -> _Entry:
+    try:
+        dtype = _DTYPES[entry["dtype"]]
+        numbers = [*entry["shape"], *entry["data_offsets"]]
+        shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"tensor {name!r} is not described as it should be: {error!r}") from error
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError(f"tensor {name!r} has a size that is no natural number")
+    if math.prod(shape) * dtype.itemsize != stop - start:
+        raise ValueError(f"tensor {name!r} has {stop - start} bytes, its shape says otherwise")
+    return _Entry(dtype, shape, start, stop)

@@ -1,0 +1,213 @@
+"""Reading units of a run: commit records on demand, tensors checked when they are first read."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+from actscope.core.arrays import Array, dtype_name
+from actscope.core.errors import BadInputError, DamagedRunError
+from actscope.stores._formats import MappedFile, TensorFile, UnitFormat, checksum, checksum_file
+from actscope.stores._records import COMMITS, CommitRecord, RunRecord, encode_unit, load_commit
+from actscope.stores._run_folder import STORES
+
+__all__ = ["StoredUnit", "UnitFiles", "data_path", "format_of"]
+
+_OPEN_FILES = 32
+_RECENT_BYTES = 256 << 20
+
+
+def format_of(record: RunRecord, folder: Path) -> UnitFormat:
+    """The file format of a run.
+
+    Raises:
+        BadInputError: no store of that name is installed.
+    """
+    if record.store not in STORES.names():
+        raise BadInputError(
+            f"{folder} was written by a store that is not installed",
+            got=record.store,
+            expected="one of " + ", ".join(STORES.names()),
+        )
+    return STORES.get(record.store).unit_format
+
+
+def data_path(folder: Path, commit: CommitRecord, unit_format: UnitFormat) -> Path:
+    """Where a unit's data lies, checked against what a writer would have written.
+
+    Raises:
+        DamagedRunError: the path leads elsewhere, or the file is gone or has another size.
+    """
+    place, _, name = commit.path.partition("/")
+    plain = "/" not in name and "\\" not in name and "\0" not in name
+    if place != unit_format.folder or not plain or not name.endswith(unit_format.suffix):
+        raise DamagedRunError(
+            f"the commit record of unit {commit.unit!r} names no data file of this run",
+            got=repr(commit.path),
+        )
+    path = folder / place / name
+    if path.is_symlink() or not path.is_file():
+        raise DamagedRunError(
+            f"{path} is missing",
+            got="a link" if path.is_symlink() else "no file",
+            expected=f"the data of unit {commit.unit!r}",
+            next_step="`actscope runs repair` takes the unit back, so that it is captured again",
+        )
+    size = path.stat().st_size
+    if size != commit.bytes:
+        raise DamagedRunError(f"{path} has {size} bytes, {commit.bytes} were committed")
+    return path
+
+
+class UnitFiles:
+    """The data files that are open, the least recently used closed first.
+
+    Arrays of formats that cannot be mapped are kept for a while, so that going through the examples
+    of a unit does not read it once for each.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, TensorFile] = OrderedDict()
+        self._recent: OrderedDict[tuple[Path, str], Array] = OrderedDict()
+        self._recent_bytes = 0
+
+    def get(self, path: Path, unit_format: UnitFormat) -> TensorFile:
+        """An open file."""
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        file = unit_format.read(path)
+        self._open[path] = file
+        if len(self._open) > _OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+    def recent(self, path: Path, file: TensorFile, name: str) -> Array:
+        """A tensor of an open file that is not mapped."""
+        key = (path, name)
+        if key in self._recent:
+            self._recent.move_to_end(key)
+            return self._recent[key]
+        array = file.read(name)
+        self._recent[key] = array
+        self._recent_bytes += array.nbytes
+        while self._recent_bytes > _RECENT_BYTES:
+            self._recent_bytes -= self._recent.popitem(last=False)[1].nbytes
+        return array
+
+    def close(self) -> None:
+        """Close them all."""
+        self._recent.clear()
+        self._recent_bytes = 0
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+class StoredUnit:
+    """One committed unit of a run.
+
+    Args:
+        folder: The run's folder.
+        file_name: The commit record's name.
+        run: What ``run.json`` says.
+        unit_format: The run's file format.
+        files: The files that are open.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        file_name: str,
+        run: RunRecord,
+        unit_format: UnitFormat,
+        files: UnitFiles,
+    ) -> None:
+        self._folder = folder
+        self._file_name = file_name
+        self._run = run
+        self._format = unit_format
+        self._files = files
+        self._checked: set[str] = set()
+
+    @cached_property
+    def commit(self) -> CommitRecord:
+        """Its commit record.
+
+        Raises:
+            DamagedRunError: the record is not as it was written, or belongs to another run.
+        """
+        record = load_commit(self._folder, self._file_name)
+        if record.fingerprint != self._run.fingerprint:
+            raise DamagedRunError(
+                f"{self._folder / COMMITS / self._file_name} belongs to a run of another spec",
+                got=record.fingerprint,
+                expected=self._run.fingerprint,
+            )
+        return record
+
+    @cached_property
+    def path(self) -> Path:
+        """Its data file; the first use checks that it is there, and whole where needed."""
+        path = data_path(self._folder, self.commit, self._format)
+        if self._format.check_first and checksum_file(path) != self.commit.xxh3:
+            raise DamagedRunError(f"{path} is damaged: its checksum is not the committed one")
+        return path
+
+    def _file(self) -> TensorFile:
+        file = self._files.get(self.path, self._format)
+        expected = {
+            "unit": encode_unit(self.commit.unit),
+            "fingerprint": self.commit.fingerprint,
+        }
+        if dict(file.header) != expected:
+            raise DamagedRunError(
+                f"{self.path} holds another unit", got=dict(file.header), expected=expected
+            )
+        return file
+
+    def read(self, name: str) -> Array:
+        """A tensor, read-only; its checksum is verified the first time.
+
+        Raises:
+            DamagedRunError: it is not what was committed.
+        """
+        entry = self.commit.tensors.get(name)
+        if entry is None:
+            raise BadInputError(
+                f"unit {self.commit.unit!r} holds no {name!r}",
+                expected="one of " + ", ".join(self.commit.tensors),
+            )
+        file = self._file()
+        if self._format.mapped:
+            array = file.read(name)
+        else:
+            array = self._files.recent(self.path, file, name)
+        if name not in self._checked:
+            what = (dtype_name(array.dtype), array.shape)
+            if what != (entry.dtype, entry.shape) or checksum(array) != entry.xxh3:
+                raise DamagedRunError(
+                    f"tensor {name!r} of {self.path} is damaged: it is not what was committed",
+                    got=f"{what[0]} {list(what[1])}",
+                    expected=f"{entry.dtype} {list(entry.shape)}, checksum {entry.xxh3}",
+                    next_step="`actscope runs repair` takes the unit back",
+                )
+            self._checked.add(name)
+        return array
+
+    def private(self, name: str, start: int, stop: int) -> Array:
+        """Rows of a tensor that the caller may change."""
+        array = self.read(name)
+        file = self._file()
+        if self._format.mapped:
+            return cast("MappedFile", file).private(name, start, stop)
+        return array[start:stop].copy()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, from the commit record."""
+        return self.commit.tensors[name].shape
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a tensor, from the commit record."""
+        return self.commit.tensors[name].dtype

@@ -1,0 +1,128 @@
+"""What a run holds, from its commit records alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from actscope.core.stats import Moments
+
+if TYPE_CHECKING:
+    from actscope.stores._reader import Run
+
+__all__ = ["RunSummary", "SiteSummary", "summarise"]
+
+
+@dataclass(frozen=True)
+class SiteSummary:
+    """Statistics of one site over the whole run.
+
+    Attributes:
+        rows: Stored rows.
+        width: Values in a row.
+        dtype: dtype on disk.
+        bytes: Size of its values.
+        norms: Moments of the row norms; rows that are not finite are left out.
+        absmax: Largest finite magnitude.
+        non_finite: How many values are NaN or infinite.
+    """
+
+    rows: int
+    width: int
+    dtype: str
+    bytes: int
+    norms: Moments
+    absmax: float
+    non_finite: int
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run holds.
+
+    Attributes:
+        n_units: Committed units.
+        n_pending: Planned units that are not committed.
+        n_examples: Captured examples.
+        n_failures: Examples that could not be captured.
+        n_tokens: Tokens of the captured examples.
+        n_prompt_tokens: How many of them are prompt.
+        n_rows: Rows stored per site with a token axis.
+        bytes: Size of the data files.
+        sites: Statistics by site key.
+        errors: Number of failures by kind.
+        timings: Seconds by phase, all units together.
+    """
+
+    n_units: int
+    n_pending: int
+    n_examples: int
+    n_failures: int
+    n_tokens: int
+    n_prompt_tokens: int
+    n_rows: int
+    bytes: int
+    sites: Mapping[str, SiteSummary]
+    errors: Mapping[str, int]
+    timings: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for JSON."""
+        return asdict(self)
+
+
+def summarise(run: Run) -> RunSummary:
+    """Merge what the commit records of a run say."""
+    commits = [unit.commit for unit in run.stored_units]
+    counts: Counter[str] = Counter()
+    timings: dict[str, float] = {}
+    errors: Counter[str] = Counter()
+    for commit in commits:
+        counts.update(commit.counts)
+        for phase, seconds in commit.timings.items():
+            timings[phase] = timings.get(phase, 0.0) + seconds
+        errors.update(failure.kind for failure in commit.errors)
+    keys = dict.fromkeys(str(entry.site) for commit in commits for entry in commit.sites)
+    return RunSummary(
+        n_units=len(commits),
+        n_pending=len(run.pending),
+        n_examples=counts["examples"],
+        n_failures=errors.total(),
+        n_tokens=counts["tokens"],
+        n_prompt_tokens=counts["prompt_tokens"],
+        n_rows=counts["rows"],
+        bytes=sum(commit.bytes for commit in commits),
+        sites={key: _summarise_site(run, key) for key in keys},
+        errors=dict(sorted(errors.items())),
+        timings=dict(sorted(timings.items())),
+    )
+
+
+def _summarise_site(run: Run, key: str) -> SiteSummary:
+    found = [unit.commit.tensors.get(key) for unit in run.stored_units]
+    entries = [entry for entry in found if entry is not None]
+    norms = Moments()
+    for entry in entries:
+        norms = norms.merge(entry.norms or Moments())
+    widths = [_size(entry.shape[1:]) for entry in entries]
+    return SiteSummary(
+        rows=sum(entry.shape[0] for entry in entries),
+        width=max(widths, default=0),
+        dtype=", ".join(sorted({entry.dtype for entry in entries})),
+        bytes=sum(_size(e.shape) * _ITEM_BYTES.get(e.dtype, 4) for e in entries),
+        norms=norms,
+        absmax=max((entry.absmax for entry in entries), default=0.0),
+        non_finite=sum(entry.non_finite for entry in entries),
+    )
+
+
+_ITEM_BYTES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "bool": 1, "uint8": 1}
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size

@@ -1,0 +1,260 @@
+"""From an ``ActivationBatch`` to the tensors of a data file, and what is measured on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from actscope.core.activations import ActivationBatch, ExampleFailure
+from actscope.core.arrays import DTYPES, Array, dtype_name
+from actscope.core.errors import BadInputError, NumericRangeError, UnknownNameError
+from actscope.core.sites import Site
+from actscope.core.stats import Moments
+from actscope.stores._records import SiteEntry, TensorEntry, dump_json
+
+__all__ = ["TABLES", "StoredAs", "Unit", "failures_of", "make_unit"]
+
+TABLES = (
+    "rows.offsets",
+    "rows.positions",
+    "tokens.ids",
+    "tokens.offsets",
+    "tokens.phase",
+    "examples",
+)
+"""Names of the tensors of a unit that are no activations."""
+
+_STORAGE_DTYPES = ("native", "float32", "float16", "bfloat16")
+_BLOCK = 1 << 20
+_BFLOAT16 = DTYPES["bfloat16"]
+
+
+@dataclass(frozen=True)
+class StoredAs:
+    """What a run does to the arrays it is given.
+
+    Attributes:
+        dtype: ``native`` stores what was computed, pooled values in float32; ``float16`` refuses
+            what does not fit; ``given`` is for a run without a spec.
+        keep_text: Whether texts and token ids are stored.
+        keeps_bfloat16: Whether the file format has bfloat16; float32 takes its place otherwise.
+    """
+
+    dtype: str
+    keep_text: bool
+    keeps_bfloat16: bool
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any] | None, keeps_bfloat16: bool) -> StoredAs:
+        """What a spec asks for.
+
+        Raises:
+            UnknownNameError: a storage dtype there is none of.
+        """
+        if spec is None:
+            return cls("given", True, keeps_bfloat16)
+        dtype = spec.get("storage_dtype", "native")
+        if dtype not in _STORAGE_DTYPES:
+            raise UnknownNameError("storage dtype", dtype, _STORAGE_DTYPES)
+        return cls(str(dtype), bool(spec.get("keep_text", True)), keeps_bfloat16)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit's tensors and what the commit record says about them, its checksums excepted."""
+
+    tensors: dict[str, Array]
+    entries: dict[str, TensorEntry]
+    sites: tuple[SiteEntry, ...]
+    counts: dict[str, int]
+    first_index: int
+
+
+def make_unit(unit: str, batch: ActivationBatch, stored: StoredAs) -> Unit:
+    """Check a batch, convert it to the storage dtype and measure it.
+
+    Raises:
+        BadInputError: arrays, offsets and tokens do not fit together.
+        NumericRangeError: a value does not fit the storage dtype.
+    """
+    _check(unit, batch)
+    tensors: dict[str, Array] = {}
+    entries: dict[str, TensorEntry] = {}
+    for site, array in batch.arrays.items():
+        name = str(site)
+        tensors[name] = _converted(site, array, batch, stored)
+        entries[name] = _measured(tensors[name])
+    tensors |= _tables(batch, stored)
+    entries |= {
+        name: TensorEntry(dtype_name(tensors[name].dtype), tensors[name].shape, "")
+        for name in tensors.keys() - entries.keys()
+    }
+    indices = [record.index for record in (*batch.examples, *batch.failures)]
+    return Unit(
+        tensors,
+        entries,
+        tuple(SiteEntry(site, batch.is_pooled(site)) for site in batch.arrays),
+        {
+            "examples": len(batch),
+            "tokens": sum(record.n_tokens for record in batch.examples),
+            "prompt_tokens": sum(record.n_prompt_tokens for record in batch.examples),
+            "rows": int(batch.offsets[-1]),
+        },
+        min(indices, default=0),
+    )
+
+
+def failures_of(batch: ActivationBatch, metadata: Mapping[str, Any]) -> tuple[ExampleFailure, ...]:
+    """The failures of a batch and those its metadata lists under ``errors``, each once."""
+    found = list(batch.failures)
+    for error in metadata.get("errors") or ():
+        try:
+            failure = error if isinstance(error, ExampleFailure) else ExampleFailure(**error)
+        except TypeError as wrong:
+            raise BadInputError(
+                "an error in a unit's metadata has other fields than a failure",
+                got=repr(error),
+                expected="id, index, kind, message",
+            ) from wrong
+        if failure not in found:
+            found.append(failure)
+    return tuple(sorted(found, key=lambda failure: failure.index))
+
+
+def _check(unit: str, batch: ActivationBatch) -> None:
+    n = len(batch)
+    rows = int(batch.offsets[-1]) if len(batch.offsets) else -1
+    problems: list[str] = []
+    for name, offsets in (("offsets", batch.offsets), ("token_offsets", batch.token_offsets)):
+        if offsets.shape != (n + 1,) or offsets[0] != 0 or bool((np.diff(offsets) < 0).any()):
+            problems.append(f"{name} must be {n + 1} ascending numbers from 0")
+    if not batch.pooled and batch.positions.shape != (rows,):
+        problems.append(f"positions has shape {batch.positions.shape}, offsets end at {rows}")
+    tokens = int(batch.token_offsets[-1]) if len(batch.token_offsets) else -1
+    if batch.phase.shape != (tokens,) or batch.token_ids.shape not in ((tokens,), (0,)):
+        problems.append(f"token_ids and phase must have the {tokens} tokens of token_offsets")
+    for site, array in batch.arrays.items():
+        wanted = n if batch.is_pooled(site) else rows
+        if array.ndim < 1 or len(array) != wanted:
+            problems.append(f"{site} has shape {array.shape}, expected {wanted} rows")
+        if not (array.dtype == _BFLOAT16 or array.dtype.kind in "biuf") or array.itemsize > 8:
+            problems.append(f"{site} has dtype {array.dtype}, expected numbers of at most 8 bytes")
+        if str(site) in TABLES:
+            problems.append(f"{site} has the name of a table")
+    if problems:
+        raise BadInputError(f"unit {unit!r} does not fit together", got="; ".join(problems))
+
+
+def _tables(batch: ActivationBatch, stored: StoredAs) -> dict[str, Array]:
+    records = batch.examples
+    if not stored.keep_text:
+        records = tuple(replace(record, text=None, response=None) for record in records)
+    lines = "".join(
+        dump_json(record.to_json(), f"example {record.id!r}") + "\n" for record in records
+    )
+    tables: dict[str, Array] = {
+        "rows.offsets": batch.offsets.astype(np.int64),
+        "rows.positions": batch.positions.astype(np.int32),
+        "tokens.offsets": batch.token_offsets.astype(np.int64),
+        "tokens.phase": batch.phase.astype(np.uint8),
+        "examples": np.frombuffer(lines.encode("ascii"), np.uint8),
+    }
+    if stored.keep_text and len(batch.token_ids) == int(batch.token_offsets[-1]):
+        tables["tokens.ids"] = batch.token_ids.astype(np.int64)
+    return tables
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype == _BFLOAT16 or np.issubdtype(dtype, np.floating)
+
+
+def _target(dtype: np.dtype[Any], pooled: bool, stored: StoredAs) -> np.dtype[Any]:
+    """The dtype on disk of a float array."""
+    wanted = dtype
+    if stored.dtype == "float16":
+        return np.dtype(np.float16)
+    if stored.dtype != "given":
+        if pooled:
+            return np.dtype(np.float32)
+        if stored.dtype != "native":
+            wanted = DTYPES[stored.dtype]
+    return wanted
+
+
+def _converted(site: Site, array: Array, batch: ActivationBatch, stored: StoredAs) -> Array:
+    if not _is_float(array.dtype):
+        return array
+    target = _target(array.dtype, batch.is_pooled(site), stored)
+    if target != array.dtype or stored.dtype == "float16":
+        array = _narrowed(site, array, target, batch)
+    if array.dtype == _BFLOAT16 and not stored.keeps_bfloat16:
+        array = array.astype(np.float32)
+    return array
+
+
+def _narrowed(site: Site, array: Array, target: np.dtype[Any], batch: ActivationBatch) -> Array:
+    """A plain conversion; it fails rather than turn a number into infinity."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = array.astype(target)
+    bad = ~np.isfinite(result)
+    if target != np.float16:
+        bad &= np.isfinite(array)  # NaN and infinity stay what they are
+    if not bad.any():
+        return result
+    row = int(np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))[0])
+    largest = _absmax(array)
+    count = int(bad.sum())
+    raise NumericRangeError(
+        f"{count} value(s) of {site} do not fit {dtype_name(target)}, "
+        f"first at {_place(site, row, batch)}",
+        got=f"a largest finite magnitude of {largest:g}"
+        + ("" if np.isfinite(array[row].astype(np.float64)).all() else ", and NaN or infinity"),
+        expected="finite values of at most 65504" if target == np.float16 else "smaller values",
+        next_step="use --dtype float32; nothing of this unit was written",
+    )
+
+
+def _place(site: Site, row: int, batch: ActivationBatch) -> str:
+    if batch.is_pooled(site):
+        return f"example {batch.examples[row].id!r} (pooled over its tokens)"
+    example = int(np.searchsorted(batch.offsets, row, side="right")) - 1
+    position = int(batch.positions[row])
+    return f"example {batch.examples[example].id!r}, token position {position}"
+
+
+def _blocks(array: Array) -> Iterator[npt.NDArray[np.float64]]:
+    """``[rows, values]`` pieces in float64, small enough for the processor's cache."""
+    flat = array.reshape(len(array), -1) if array.size else array.reshape(0, 1)
+    step = max(1, _BLOCK // max(1, flat.shape[1]))
+    for at in range(0, len(flat), step):
+        yield flat[at : at + step].astype(np.float64)
+
+
+def _absmax(array: Array) -> float:
+    largest = 0.0
+    for block in _blocks(array):
+        finite = np.abs(block[np.isfinite(block)])
+        largest = max(largest, float(finite.max(initial=0.0)))
+    return largest
+
+
+def _measured(array: Array) -> TensorEntry:
+    """Moments of the row norms, largest magnitude and number of non-finite values."""
+    norms: list[npt.NDArray[np.float64]] = []
+    largest, non_finite = 0.0, 0
+    with np.errstate(all="ignore"):
+        for block in _blocks(array):
+            norms.append(np.sqrt(np.vecdot(block, block)))
+            most = float(np.max(np.abs(block), initial=0.0))
+            if np.isfinite(most):
+                largest = max(largest, most)
+            else:
+                finite = np.isfinite(block)
+                non_finite += int(block.size - finite.sum())
+                largest = max(largest, float(np.abs(block[finite]).max(initial=0.0)))
+        moments = Moments.of(np.concatenate(norms) if norms else [])
+    return TensorEntry(dtype_name(array.dtype), array.shape, "", moments, largest, non_finite)

@@ -1,0 +1,1 @@
+"""Contract suites for plugins, shipped so that outside packages can run them on their own."""
