@@ -57,9 +57,10 @@ def imports_of(path: Path) -> list[tuple[str, bool]]:
             found.extend((alias.name, at_import) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} uses a relative import"
-            found.append((str(node.module), at_import))
-            if node.module == "actscope":
-                found.extend((f"actscope.{alias.name}", at_import) for alias in node.names)
+            names = [str(node.module)]
+            if node.module == "actscope":  # `from actscope import cli` imports the room
+                names = [f"actscope.{alias.name}" for alias in node.names]
+            found.extend((name, at_import) for name in names)
         inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for child in ast.iter_child_nodes(node):
             visit(child, at_import and not inside)

@@ -1,0 +1,123 @@
+"""What a run would cost, before it costs anything."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from actscope.capture.estimate import with_answer
+from actscope.capture.extractor import ActivationExtractor
+from actscope.capture.options import CaptureOptions
+from actscope.capture.prepare import Prepared
+from actscope.capture.sizes import readable_bytes
+from actscope.core.activations import Batch
+from actscope.core.batching import length_sorted_batches
+from actscope.core.errors import NotEnoughDiskError
+from actscope.core.sites import Site
+from actscope.core.spec import UnitPlan
+
+__all__ = ["DryRun", "free_disk", "refuse_bytes", "seconds_per_token"]
+
+UNIT_OVERHEAD = 16 << 10
+"""Headers and the commit record of one unit, about."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The figures of a run that was not made.
+
+    Attributes:
+        path: Where it would be.
+        examples: Examples that would be captured.
+        already_done: Examples of the range that are on disk already.
+        tokens: Tokens through the model; with generation the most there can be.
+        failures: Examples that cannot be captured, by kind.
+        bytes_by_site: Bytes of each site's array.
+        dtypes: dtype on disk of each site.
+        table_bytes: Bytes of records, token ids, positions and offsets.
+        free_bytes: Free disk where it would be.
+        seconds: Time the model would need, from a timed probe; None where there is nothing to time.
+        units: Units that would be written.
+        plan: How the range is cut.
+        upper_bound: True where answers may turn out shorter than counted.
+    """
+
+    path: Path
+    examples: int
+    already_done: int
+    tokens: int
+    bytes_by_site: Mapping[Site, int]
+    dtypes: Mapping[Site, str]
+    table_bytes: int
+    free_bytes: int
+    seconds: float | None
+    units: int
+    plan: UnitPlan
+    failures: Mapping[str, int] = field(default_factory=dict[str, int])
+    upper_bound: bool = False
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything that would be written, about: arrays and tables exactly, headers roughly."""
+        return sum(self.bytes_by_site.values()) + self.table_bytes + self.units * UNIT_OVERHEAD
+
+    @property
+    def fits(self) -> bool:
+        """Whether the free disk suffices."""
+        return self.total_bytes <= self.free_bytes
+
+
+def free_disk(path: Path) -> int:
+    """Free bytes where a path is, or would be."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def refuse_bytes(need: int, free: int, path: Path) -> None:
+    """Compare two figures.
+
+    Raises:
+        NotEnoughDiskError: the first is larger.
+    """
+    if need > free:
+        raise NotEnoughDiskError(
+            f"the run needs {readable_bytes(need)} and does not fit the disk of {path}",
+            got=f"{readable_bytes(free)} free",
+            next_step="fewer sites or layers, --pool, --span, --limit, --storage-dtype float16, "
+            "or another disk",
+        )
+
+
+def seconds_per_token(
+    extractor: ActivationExtractor,
+    items: Sequence[Prepared],
+    plan: UnitPlan,
+    options: CaptureOptions,
+) -> float | None:
+    """Time one batch of the plan, answers included, after a pass that warms up."""
+    if not items:
+        return None
+    rows = [with_answer(item.row, options) for item in items]
+    places = length_sorted_batches(
+        [len(row) for row in rows], batch_tokens=plan.batch_tokens, batch_size=plan.batch_size
+    )[0]
+    batch = Batch(tuple(rows[i] for i in places))
+    with extractor.opened():
+        extractor.extract(batch)
+        began = time.perf_counter()
+        extractor.extract(batch)
+        taken = time.perf_counter() - began
+    if options.generation is not None:
+        steps = min(options.generation.max_new_tokens, 4)
+        short = replace(options.generation, max_new_tokens=steps)
+        prompts = [items[i].row for i in places]
+        began = time.perf_counter()
+        extractor.model.generate_rows(prompts, short)
+        generating = time.perf_counter() - began
+        taken += generating * options.generation.max_new_tokens / steps
+    return taken / sum(len(row) for row in batch.rows)

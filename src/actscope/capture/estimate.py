@@ -1,0 +1,212 @@
+"""How many tokens and bytes a range of a dataset comes to."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from actscope.capture.extractor import ActivationExtractor
+from actscope.capture.options import CaptureOptions
+from actscope.capture.plan import Footprint
+from actscope.capture.prepare import Prepared, example_record, prepare
+from actscope.core.activations import Batch, TokenRow
+from actscope.core.arrays import dtype_name
+from actscope.core.errors import ExampleError
+from actscope.core.protocols import Source
+from actscope.core.sites import Site
+from actscope.core.text import RESPONSE
+from actscope.selectors import select
+
+__all__ = ["Counts", "RowCost", "count", "mean_footprint", "measure_rows", "sample", "with_answer"]
+
+SAMPLE = 32
+ID_BYTES, PHASE_BYTES, POSITION_BYTES = 8, 1, 4
+OFFSET_BYTES = 16  # of rows and of tokens
+ANSWER_BYTES = 8  # of text for one generated token, about
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """Bytes on disk of one row of each site.
+
+    Attributes:
+        per_row: Sites with one row a kept token.
+        per_example: Sites with one row an example.
+        dtypes: dtype on disk of each site.
+        pooled: Whether a strategy made one row an example of every site.
+    """
+
+    per_row: Mapping[Site, int]
+    per_example: Mapping[Site, int]
+    dtypes: Mapping[Site, str]
+    pooled: bool
+
+
+@dataclass
+class Counts:
+    """What a range holds.
+
+    Attributes:
+        examples: Examples that can be captured.
+        tokens: Their tokens, prompt and (at most) response.
+        rows: Kept tokens.
+        units: Units they make.
+        record_bytes: Bytes of the examples' records: ids, texts, metadata.
+        failures: Number of examples that cannot be captured, by kind.
+    """
+
+    examples: int = 0
+    tokens: int = 0
+    rows: int = 0
+    units: int = 0
+    record_bytes: int = 0
+    failures: Counter[str] = field(default_factory=Counter[str])
+
+    def bytes_by_site(self, cost: RowCost) -> dict[Site, int]:
+        """Bytes of each site's array."""
+        return {site: size * self.rows for site, size in cost.per_row.items()} | {
+            site: size * self.examples for site, size in cost.per_example.items()
+        }
+
+    def table_bytes(self, cost: RowCost, *, keep_text: bool) -> int:
+        """Bytes of records, token ids, phases, positions and offsets."""
+        per_token = PHASE_BYTES + (ID_BYTES if keep_text else 0)
+        positions = 0 if cost.pooled else self.rows * POSITION_BYTES
+        offsets = (self.examples + self.units) * OFFSET_BYTES
+        return self.record_bytes + self.tokens * per_token + positions + offsets
+
+    def scaled(self, factor: float) -> Counts:
+        """The same for so many times as many examples."""
+        return Counts(
+            int(self.examples * factor),
+            int(self.tokens * factor),
+            int(self.rows * factor),
+            int(self.units * factor),
+            int(self.record_bytes * factor),
+        )
+
+
+def with_answer(row: TokenRow, options: CaptureOptions) -> TokenRow:
+    """The row with the longest answer that may follow it, for counting and timing."""
+    if options.generation is None:
+        return row
+    n = options.generation.max_new_tokens
+    return replace(
+        row,
+        token_ids=np.concatenate([row.token_ids, np.repeat(row.token_ids[-1:], n)]),
+        phase=np.concatenate([row.phase, np.full(n, RESPONSE, np.uint8)]),
+        special=np.concatenate([row.special, np.zeros(n, np.bool_)]),
+    )
+
+
+def sample(
+    extractor: ActivationExtractor, source: Source, options: CaptureOptions
+) -> list[Prepared]:
+    """The first examples of the dataset that can be captured, whatever the range.
+
+    Taken from the dataset's beginning, so that runs over different ranges are cut alike.
+    """
+    found: list[Prepared] = []
+    for index, example in enumerate(source.examples(0, min(SAMPLE, len(source)))):
+        try:
+            item = prepare(extractor.model, options, example, index)
+            select(with_answer(item.row, options), extractor.selection.span)
+        except ExampleError:
+            continue
+        found.append(item)
+    return found
+
+
+def measure_rows(
+    extractor: ActivationExtractor, items: Sequence[Prepared], options: CaptureOptions, bf16: bool
+) -> RowCost:
+    """Run the shortest of some examples and look at what comes out.
+
+    Args:
+        extractor: What is captured.
+        items: Examples to choose from; none of them costs nothing.
+        options: For the storage dtype and the answer.
+        bf16: Whether the store keeps bfloat16.
+    """
+    per_row: dict[Site, int] = {}
+    per_example: dict[Site, int] = {}
+    dtypes: dict[Site, str] = {}
+    if items:
+        shortest = min(items, key=lambda item: len(item.row))
+        if options.generation is not None:  # a model that cannot answer says so here
+            one = replace(options.generation, max_new_tokens=1)
+            extractor.model.generate_rows([shortest.row], one)
+        batch = extractor.extract(Batch((with_answer(shortest.row, options),)))
+        for site, array in batch.arrays.items():
+            dtypes[site] = stored_dtype(dtype_name(array.dtype), options.storage_dtype, bf16)
+            size = array.shape[-1] * {"float16": 2, "bfloat16": 2, "float64": 8}.get(
+                dtypes[site], 4
+            )
+            (per_example if batch.is_pooled(site) else per_row)[site] = size
+    return RowCost(per_row, per_example, dtypes, extractor.strategy.pools)
+
+
+def stored_dtype(computed: str, asked: str, bf16: bool) -> str:
+    """The dtype on disk of what was computed."""
+    if asked != "native":
+        return asked
+    return "float32" if computed == "bfloat16" and not bf16 else computed
+
+
+def mean_footprint(
+    extractor: ActivationExtractor,
+    items: Sequence[Prepared],
+    options: CaptureOptions,
+    cost: RowCost,
+) -> Footprint:
+    """The mean cost of some examples; a token that must be generated counts as four."""
+    if not items:
+        return Footprint(1, 1)
+    span = extractor.selection.span
+    rows = [with_answer(item.row, options) for item in items]
+    kept = sum(len(select(row, span)) for row in rows) / len(rows)
+    answer = options.generation.max_new_tokens if options.generation else 0
+    tokens = sum(len(row) for row in rows) / len(rows) + 3 * answer
+    return Footprint(tokens, kept * sum(cost.per_row.values()) + sum(cost.per_example.values()))
+
+
+def count(
+    extractor: ActivationExtractor,
+    source: Source,
+    options: CaptureOptions,
+    ranges: Iterable[tuple[int, int]],
+) -> Counts:
+    """Tokenise ranges and count.
+
+    Raises:
+        ExampleError: a prompt is too long and the policy is ``error``.
+    """
+    total = Counts()
+    span = extractor.selection.span
+    for start, stop in ranges:
+        total.units += 1
+        for index, example in enumerate(source.examples(start, stop), start):
+            try:
+                item = prepare(extractor.model, options, example, index)
+                row = with_answer(item.row, options)
+                rows = len(select(row, span))
+            except ExampleError as error:
+                if error.kind == "too_long" and options.on_too_long == "error":
+                    raise
+                total.failures[error.kind] += 1
+                continue
+            total.examples += 1
+            total.tokens += len(row)
+            total.rows += rows
+            total.record_bytes += _record_bytes(extractor, item, options)
+    return total
+
+
+def _record_bytes(extractor: ActivationExtractor, item: Prepared, options: CaptureOptions) -> int:
+    record = example_record(extractor.model, item, options)
+    answer = options.generation.max_new_tokens * ANSWER_BYTES if options.generation else 0
+    return len(json.dumps(record.to_json())) + 1 + (answer if options.keep_text else 0)

@@ -1,0 +1,171 @@
+"""A run with everything resolved: what, of what, in which units, where to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from actscope.capture import estimate
+from actscope.capture.dry_run import UNIT_OVERHEAD, free_disk, refuse_bytes
+from actscope.capture.extractor import ActivationExtractor
+from actscope.capture.options import CaptureOptions
+from actscope.capture.plan import adopt, choose_unit_size, dataset_range, make_plan
+from actscope.capture.prepare import Prepared, prompt_limit
+from actscope.core.protocols import RunWriter, Source, Storage
+from actscope.core.spec import CaptureSpec, UnitPlan, unit_id
+
+__all__ = ["Job", "Request", "examples_in", "resolve"]
+
+EXACT_COUNT = 2_000
+"""Up to so many examples are tokenised beforehand to know the exact size; more are sampled."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for."""
+
+    source: Source
+    batch_size: int | None
+    extractor: ActivationExtractor
+    storage: Storage
+    options: CaptureOptions
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, ready to begin or to go on.
+
+    Attributes:
+        request: What was asked for.
+        run_id: Its name in the storage.
+        path: Where it is or would be.
+        exists: Whether it was begun before.
+        spec: What its numbers are.
+        plan: How it is cut: the stored plan where it exists.
+        items: The first examples of the dataset, to measure and to time with.
+        cost: Bytes of a row of each site.
+        notices: What was asked for in vain.
+    """
+
+    request: Request
+    run_id: str
+    path: Path
+    exists: bool
+    spec: CaptureSpec
+    plan: UnitPlan
+    items: list[Prepared]
+    cost: estimate.RowCost
+    notices: tuple[str, ...]
+
+    def open(self) -> RunWriter:
+        """Create or resume the run."""
+        storage = self.request.storage
+        return storage.open_run(self.run_id, self.spec.to_json(), self.plan.to_json())
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Units not yet on disk; a run that does not exist is not created for the answer."""
+        if not self.exists:
+            return self.plan.units()
+        writer = self.open()
+        try:
+            return self.left(writer)
+        finally:
+            writer.close()
+
+    def left(self, writer: RunWriter) -> list[tuple[int, int]]:
+        """Units that an open run has not committed."""
+        done = writer.committed()
+        return [bounds for bounds in self.plan.units() if unit_id(*bounds) not in done]
+
+    def count(self, units: Sequence[tuple[int, int]]) -> estimate.Counts:
+        """Tokenise units and count."""
+        request = self.request
+        return estimate.count(request.extractor, request.source, request.options, units)
+
+    def refuse_if_too_large(self) -> None:
+        """Stop before the first unit if the last one could not be written.
+
+        Raises:
+            NotEnoughDiskError: with both figures.
+        """
+        units = self.missing()
+        if not units:
+            return
+        chosen = _spread(units)
+        counts = self.count(chosen).scaled(examples_in(units) / examples_in(chosen))
+        need = sum(counts.bytes_by_site(self.cost).values()) + len(units) * UNIT_OVERHEAD
+        need += counts.table_bytes(self.cost, keep_text=self.request.options.keep_text)
+        refuse_bytes(need, free_disk(self.path), self.path)
+
+
+def resolve(request: Request) -> Job:
+    """Work out the spec, the plan and the place of a run.
+
+    Raises:
+        RunMismatchError: the run exists with another spec or range.
+    """
+    r = request
+    items = estimate.sample(r.extractor, r.source, r.options)
+    cost = estimate.measure_rows(r.extractor, items, r.options, r.storage.keeps_bfloat16)
+    footprint = estimate.mean_footprint(r.extractor, items, r.options, cost)
+    size = r.options.unit_size or choose_unit_size(footprint)
+    plan = make_plan(dataset_range(len(r.source), r.options), size, r.options, r.batch_size)
+    spec = _spec(r)
+    name = r.run_id or _default_id(spec, plan, len(r.source))
+    path, stored = _existing(r.storage, name)
+    if stored is not None:
+        r.storage.open_run(name, spec.to_json(), None).close()  # another spec is refused first
+    plan, ignored = adopt(stored, plan, str(path))
+    if r.options.unit_size is None:
+        ignored = [word for word in ignored if word != "unit_size"]
+    notices = tuple(f"the run keeps the {word} it was begun with" for word in ignored)
+    return Job(r, name, path, stored is not None, spec, plan, items, cost, notices)
+
+
+def examples_in(units: Sequence[tuple[int, int]]) -> int:
+    """How many examples some units hold."""
+    return sum(stop - start for start, stop in units)
+
+
+def _spec(request: Request) -> CaptureSpec:
+    extractor, options = request.extractor, request.options
+    return CaptureSpec(
+        model=extractor.model.identity,
+        dataset=request.source.fingerprint(),
+        sites=tuple(str(site) for site in extractor.sites),
+        span=str(extractor.selection.span),
+        strategy={"name": extractor.strategy.name, "params": dict(extractor.strategy.params)},
+        storage_dtype=options.storage_dtype,
+        on_too_long=options.on_too_long,
+        max_length=prompt_limit(extractor.model, options),
+        chat=options.chat,
+        generation=asdict(options.generation) if options.generation else None,
+        keep_text=options.keep_text,
+    )
+
+
+def _default_id(spec: CaptureSpec, plan: UnitPlan, size: int) -> str:
+    """A name that the same work has every time; a part of the dataset names its range too."""
+    name = f"run-{spec.fingerprint[:12]}"
+    whole = plan.start == 0 and plan.stop == size
+    return name if whole else f"{name}-{plan.start}-{plan.stop}"
+
+
+def _existing(storage: Any, run_id: str) -> tuple[Path, UnitPlan | None]:
+    """Where a run is or would be, and its plan if it exists.
+
+    A storage from outside may answer neither question; its runs then are where the writer says, and
+    their plans are checked by ``open_run`` alone.
+    """
+    where, plan = (getattr(storage, name, None) for name in ("run_path", "stored_plan"))
+    path = Path(where(run_id)) if where else Path()
+    stored = plan(run_id) if plan else None
+    return path, None if stored is None else UnitPlan.from_json(stored)
+
+
+def _spread(units: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """All units where they hold few examples; else evenly spaced ones."""
+    return list(units[:: -(-examples_in(units) // EXACT_COUNT)])

@@ -1,0 +1,65 @@
+"""How a dataset is captured, beyond which sites of which model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actscope.core.errors import BadInputError, UnknownNameError
+from actscope.core.protocols import GenerationParams
+
+__all__ = ["ON_TOO_LONG", "STORAGE_DTYPES", "CaptureOptions"]
+
+ON_TOO_LONG = ("error", "skip", "truncate-left", "truncate-right")
+STORAGE_DTYPES = ("native", "float32", "float16")
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """Options of a run.
+
+    Attributes:
+        batch_tokens: Padded tokens in one forward pass, where no batch size is given.
+        unit_size: Examples in a unit of work; None chooses by length and bytes.
+        offset: First example of the range.
+        limit: Number of examples of the range; None takes the rest.
+        on_too_long: ``error`` stops before anything of the unit is written; ``skip`` records a
+            failure; ``truncate-left`` and ``truncate-right`` drop tokens on that side and note it.
+            Special tokens at the ends of the prompt (BOS, template marks) stay.
+        max_length: Longest prompt in tokens; None means the model's context.
+        chat: Whether plain text becomes one user turn of the chat template.
+        generation: Continue each prompt and capture the answer too.
+        keep_text: Whether text and token ids are stored. Without it, metadata keeps its numbers
+            and booleans only.
+        storage_dtype: ``native`` (what was computed), ``float32`` or ``float16``.
+        queue_bytes: How much may wait for the disk before the model waits too.
+    """
+
+    batch_tokens: int = 4096
+    unit_size: int | None = None
+    offset: int = 0
+    limit: int | None = None
+    on_too_long: str = "error"
+    max_length: int | None = None
+    chat: bool = False
+    generation: GenerationParams | None = None
+    keep_text: bool = True
+    storage_dtype: str = "native"
+    queue_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        if self.on_too_long not in ON_TOO_LONG:
+            raise UnknownNameError("policy for long prompts", self.on_too_long, ON_TOO_LONG)
+        if self.storage_dtype not in STORAGE_DTYPES:
+            raise UnknownNameError("storage dtype", self.storage_dtype, STORAGE_DTYPES)
+        for name in ("batch_tokens", "unit_size", "max_length", "queue_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInputError(f"{name} must be at least 1", got=value)
+        if self.generation is not None and self.generation.max_new_tokens < 1:
+            raise BadInputError(
+                "max_new_tokens must be at least 1", got=self.generation.max_new_tokens
+            )
+        for name in ("offset", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise BadInputError(f"{name} must not be negative", got=value)

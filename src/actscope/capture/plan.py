@@ -1,0 +1,96 @@
+"""Cut a range of a dataset into units of work; keep to the plan a run was begun with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actscope.capture.options import CaptureOptions
+from actscope.core.errors import BadInputError, RunMismatchError
+from actscope.core.spec import UnitPlan
+
+__all__ = [
+    "LARGEST_UNIT",
+    "Footprint",
+    "adopt",
+    "choose_unit_size",
+    "dataset_range",
+    "make_plan",
+]
+
+UNIT_TOKENS = 16_384
+"""About the work of a unit: a few seconds on one accelerator, a minute or two on a CPU."""
+UNIT_BYTES = 256 << 20
+"""About the largest unit: it is held in memory whole, twice while it is put in order."""
+LARGEST_UNIT = 256
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one example of a dataset costs, about.
+
+    Attributes:
+        tokens: Tokens through the model.
+        bytes: Bytes stored.
+    """
+
+    tokens: float
+    bytes: float
+
+
+def dataset_range(size: int, options: CaptureOptions) -> tuple[int, int]:
+    """(start, stop) of the range asked for, cut to the dataset.
+
+    Raises:
+        BadInputError: it begins after the last example.
+    """
+    if options.offset > size or (size and options.offset == size):
+        raise BadInputError(
+            "the offset lies beyond the dataset",
+            got=options.offset,
+            expected=f"0 to {max(size - 1, 0)}: the dataset has {size} examples",
+        )
+    stop = size if options.limit is None else min(size, options.offset + options.limit)
+    return options.offset, stop
+
+
+def choose_unit_size(footprint: Footprint) -> int:
+    """A power of two whose units take seconds and fit memory, from 1 to ``LARGEST_UNIT``."""
+    most = min(
+        UNIT_TOKENS / max(footprint.tokens, 1), UNIT_BYTES / max(footprint.bytes, 1), LARGEST_UNIT
+    )
+    return 1 << (max(int(most), 1).bit_length() - 1)
+
+
+def make_plan(
+    bounds: tuple[int, int], unit_size: int, options: CaptureOptions, batch_size: int | None
+) -> UnitPlan:
+    """The plan of a new run; batches are by token budget unless a batch size is given."""
+    if batch_size is not None and batch_size < 1:
+        raise BadInputError("batch_size must be at least 1", got=batch_size)
+    budget = options.batch_tokens if batch_size is None else None
+    return UnitPlan(*bounds, unit_size, batch_tokens=budget, batch_size=batch_size)
+
+
+def adopt(stored: UnitPlan | None, plan: UnitPlan, where: str) -> tuple[UnitPlan, list[str]]:
+    """The plan to work by: the stored one where the run exists.
+
+    How a run is cut was decided when it began, so that every worker makes the same bytes. Another
+    range is another run, which may be merged with this one later.
+
+    Returns:
+        The plan, and the names of what was asked for in vain.
+
+    Raises:
+        RunMismatchError: the run covers another range.
+    """
+    if stored is None:
+        return plan, []
+    if (stored.start, stored.stop) != (plan.start, plan.stop):
+        begun, asked = (f"examples {p.start} to {p.stop}" for p in (stored, plan))
+        raise RunMismatchError(
+            where,
+            [("range", begun, asked)],
+            next_step="choose another output folder: runs of one spec over different ranges merge",
+        )
+    before, now = stored.to_json(), plan.to_json()
+    return stored, [name for name in now if name != "threads" and before[name] != now[name]]

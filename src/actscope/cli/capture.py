@@ -1,0 +1,264 @@
+"""``actscope capture``: prompts in, activations on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actscope.core.errors import BadInputError
+
+if TYPE_CHECKING:
+    from actscope.backends.hf import HFModel
+    from actscope.capture import ActivationExtractor, CaptureOptions, DatasetRunner
+    from actscope.capture.progress import Progress
+    from actscope.core.protocols import GenerationParams, Storage
+
+__all__ = ["COMMAND", "CaptureArguments"]
+
+
+@dataclass(frozen=True)
+class CaptureArguments:
+    """What was written on the command line, by option name."""
+
+    model: str
+    device: str
+    dtype: str
+    revision: str | None
+    source: str | None
+    prompt: tuple[str, ...]
+    text_field: str | None
+    id_field: str | None
+    offset: int
+    limit: int | None
+    sites: tuple[str, ...]
+    layers: str
+    pool: str
+    span: str
+    exclude_special: bool
+    chat: bool
+    on_too_long: str
+    max_length: int | None
+    generate: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+    out: Path | None
+    store: str
+    storage_dtype: str
+    no_text: bool
+    batch_tokens: int | None
+    batch_size: int | None
+    unit_size: int | None
+    dry_run: bool
+
+
+_MODEL_OPTIONS = (
+    click.option("--model", default="demo", show_default=True, help="Hub id, folder, or `demo`."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:0, mps."),
+    click.option(
+        "--dtype", default="auto", show_default=True, help="Compute dtype: auto, float32, ..."
+    ),
+    click.option("--revision", help="Branch, tag or commit on the hub."),
+)
+_SOURCE_OPTIONS = (
+    click.option("--source", help="jsonl, csv, parquet, text, folder of texts, or prompt set."),
+    click.option("--prompt", multiple=True, help="A prompt; repeatable."),
+    click.option("--text-field", help="Field that holds the text."),
+    click.option("--id-field", help="Field that holds the id."),
+    click.option("--offset", type=click.IntRange(0), default=0, help="First example."),
+    click.option("--limit", type=click.IntRange(0), help="Number of examples."),
+)
+_WHAT_OPTIONS = (
+    click.option(
+        "--sites",
+        multiple=True,
+        default=("resid_post",),
+        show_default="resid_post",
+        help="Site names, keys, lists such as resid_post[0,-1], or module paths; repeatable.",
+    ),
+    click.option("--layers", default="all", show_default=True, help="all, or indices: 0,5,-1."),
+    click.option(
+        "--pool", default="none", show_default=True, help="none, last, first, mean, max, cls, ..."
+    ),
+    click.option(
+        "--span", default="all", show_default=True, help="all, prompt, response, last:K, START:END."
+    ),
+    click.option("--exclude-special", is_flag=True, help="Leave out BOS and template tokens."),
+    click.option("--chat", is_flag=True, help="Make each text a user turn of the chat template."),
+    click.option(
+        "--on-too-long",
+        type=click.Choice(["error", "skip", "truncate-left", "truncate-right"]),
+        default="error",
+        show_default=True,
+        help="What to do with a prompt over the context.",
+    ),
+    click.option("--max-length", type=click.IntRange(1), help="Longest prompt in tokens."),
+)
+_ANSWER_OPTIONS = (
+    click.option("--generate", type=click.IntRange(1), metavar="N", help="Answer in N tokens."),
+    click.option("--temperature", type=float, default=0.7, show_default=True, help="0 is greedy."),
+    click.option("--top-p", type=float, default=1.0, show_default=True),
+    click.option("--top-k", type=int, default=0, show_default=True, help="0 takes every token."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seeds every example."),
+)
+_STORE_OPTIONS = (
+    click.option("--out", type=click.Path(path_type=Path), help="Folder of the run."),
+    click.option("--store", default="shards", show_default=True, help="shards, npz or hdf5."),
+    click.option(
+        "--storage-dtype",
+        type=click.Choice(["native", "float32", "float16"]),
+        default="native",
+        show_default=True,
+    ),
+    click.option("--no-text", is_flag=True, help="Keep text and token ids out of the store."),
+    click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens of a batch."),
+    click.option("--batch-size", type=click.IntRange(1), help="Examples of a batch."),
+    click.option("--unit-size", type=click.IntRange(1), help="Examples of a unit of work."),
+    click.option("--dry-run", is_flag=True, help="Print what it would cost; write nothing."),
+)
+
+
+def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    groups = (_MODEL_OPTIONS, _SOURCE_OPTIONS, _WHAT_OPTIONS, _ANSWER_OPTIONS, _STORE_OPTIONS)
+    for option in reversed([option for group in groups for option in group]):
+        command = option(command)
+    return command
+
+
+@click.command(
+    "capture",
+    short_help="Capture activations of prompts into a run on disk.",
+    epilog="""\b
+Examples:
+  actscope capture --prompt "The cat sat on the mat." --out runs/cat
+  actscope capture --source a.jsonl --sites resid_post,attn_out --layers 0,-1 --out runs/a
+  actscope capture --source b.csv --text-field question --pool mean --out runs/b
+  actscope capture --source c.txt --chat --generate 50 --out runs/c
+""",
+)
+@_with_options
+def capture(**options: Any) -> None:
+    """Capture activations of prompts into a run on disk. The same command again resumes."""
+    arguments = CaptureArguments(**options)
+    from actscope.cli._console import console, error_console
+    from actscope.cli._progress import Bar
+    from actscope.cli._summaries import print_dry_run, print_result
+
+    dataset = _dataset(arguments)
+    storage, name = _storage(arguments)
+    model = _model(arguments)
+    bar = Bar(error_console())
+    runner = _runner(arguments, model, dataset, storage, bar)
+    if arguments.dry_run:
+        print_dry_run(console(), runner.dry_run(run_id=name))
+        return
+    with bar:
+        result = runner.run(run_id=name)
+    print_result(console(), result)
+
+
+def _dataset(arguments: CaptureArguments) -> object:
+    if arguments.source is not None and arguments.prompt:
+        raise BadInputError("give --source or --prompt, not both")
+    if arguments.prompt:
+        return list(arguments.prompt)
+    if arguments.source is None:
+        raise BadInputError(
+            "there is nothing to capture",
+            next_step='--source FILE, or --prompt "some text" (repeatable)',
+        )
+    from actscope.sources import open_source
+
+    return open_source(
+        arguments.source, text_field=arguments.text_field, id_field=arguments.id_field
+    )
+
+
+def _storage(arguments: CaptureArguments) -> tuple[Storage, str]:
+    """The store of ``--out``, and the run's name in it."""
+    if arguments.out is None and not arguments.dry_run:
+        raise BadInputError("where to?", next_step="--out DIR names the folder of the run")
+    from actscope.stores import STORES
+
+    folder = (arguments.out or Path("dry-run")).absolute()
+    make: Any = STORES.get(arguments.store)
+    return make(folder.parent), folder.name
+
+
+def _model(arguments: CaptureArguments) -> HFModel:
+    from actscope.cli._models import describe, load
+
+    a = arguments
+    model = load(a.model, device=a.device, dtype=a.dtype, revision=a.revision)
+    click.echo(describe(model), err=True)
+    return model
+
+
+def _runner(
+    arguments: CaptureArguments,
+    model: HFModel,
+    dataset: object,
+    storage: Storage,
+    progress: Progress,
+) -> DatasetRunner:
+    from actscope.capture.runner import DatasetRunner
+
+    return DatasetRunner(
+        dataset,
+        arguments.batch_size,
+        _extractor(arguments, model),
+        storage,
+        options=_options(arguments),
+        progress=progress,
+    )
+
+
+def _extractor(arguments: CaptureArguments, model: HFModel) -> ActivationExtractor:
+    from actscope.capture.extractor import ActivationExtractor
+    from actscope.core.text import Span
+
+    return ActivationExtractor(
+        model,
+        arguments.layers,
+        arguments.pool,
+        sites=",".join(arguments.sites),
+        span=Span.parse(arguments.span, exclude_special=arguments.exclude_special),
+    )
+
+
+def _options(arguments: CaptureArguments) -> CaptureOptions:
+    from actscope.capture.options import CaptureOptions
+
+    a = arguments
+    if a.batch_size is not None and a.batch_tokens is not None:
+        raise BadInputError("give --batch-size or --batch-tokens, not both")
+    default = CaptureOptions()
+    return CaptureOptions(
+        batch_tokens=a.batch_tokens or default.batch_tokens,
+        unit_size=a.unit_size,
+        offset=a.offset,
+        limit=a.limit,
+        on_too_long=a.on_too_long,
+        max_length=a.max_length,
+        chat=a.chat,
+        generation=_generation(a),
+        keep_text=not a.no_text,
+        storage_dtype=a.storage_dtype,
+    )
+
+
+def _generation(arguments: CaptureArguments) -> GenerationParams | None:
+    if arguments.generate is None:
+        return None
+    from actscope.core.protocols import GenerationParams
+
+    a = arguments
+    return GenerationParams(a.generate or 1, a.temperature, a.top_p, a.top_k, a.seed)
+
+
+COMMAND = capture

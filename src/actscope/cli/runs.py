@@ -1,0 +1,177 @@
+"""``actscope runs``: list, show and verify what is on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actscope.cli._console import complain, console, counted, figures, table
+from actscope.core.errors import DamagedRunError
+
+if TYPE_CHECKING:
+    from actscope.stores import Run, RunListing, RunSummary
+
+__all__ = ["COMMAND"]
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.group("runs", short_help="List, show and verify runs on disk.")
+def runs() -> None:
+    """List, show and verify runs on disk."""
+
+
+@runs.command("list", epilog="Example: actscope runs list runs/")
+@click.argument("folder", type=_FOLDER, default=".")
+def list_(folder: Path) -> None:
+    """List the runs in a folder and its subfolders."""
+    from actscope.core.errors import BadInputError
+    from actscope.stores import list_runs
+
+    if not folder.is_dir():
+        raise BadInputError("there is no such folder", got=folder)
+    found = list_runs(folder)
+    if not found:
+        click.echo(f"no runs in {folder}")
+        return
+    columns = ["run", "state", "model", "examples#", "failures#", "units#", "size#", "begun"]
+    console().print(table("", columns, [_listing_row(run) for run in found]))
+    for run in found:
+        if run.problem:
+            complain(f"{run.path}: {run.problem}")
+
+
+def _listing_row(run: RunListing) -> tuple[object, ...]:
+    from actscope.capture.sizes import readable_bytes
+
+    units = f"{run.n_units}/{run.n_planned}" if run.n_planned is not None else run.n_units
+    size = readable_bytes(run.bytes)
+    begun = run.created.replace("T", " ")[:16]
+    return run.path, run.state, run.model, run.n_examples, run.n_failures, units, size, begun
+
+
+@runs.command("show", epilog="Example: actscope runs show runs/cat")
+@click.argument("run", type=_FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def show(run: Path, as_json: bool) -> None:
+    """Show a run: its spec, counts, statistics by site, and errors by kind."""
+    from actscope.stores import open_run
+
+    with open_run(run) as opened:
+        summary = opened.summary()
+        if as_json:
+            data = {"path": str(run), "spec": opened.spec, "summary": summary.to_json()}
+            click.echo(json.dumps(data, indent=1, default=str))
+            return
+        _print_run(opened, summary)
+
+
+def _print_run(run: Run, summary: RunSummary) -> None:
+    out = console()
+    out.print(figures(f"Run {run.path}", _facts(run, summary)))
+    out.print()
+    out.print(figures("Spec", _flat(run.spec or {})))
+    out.print()
+    columns = ["site", "rows#", "width#", "dtype", "mean norm#", "std#", "absmax#", "non-finite#"]
+    out.print(table("Sites", columns, _site_rows(summary)))
+    if not summary.errors:
+        return
+    out.print(table("Failures", ["kind", "examples#"], summary.errors.items()))
+    for failure in run.failures[:10]:
+        click.echo(f"  {failure.kind}: {failure.message}")
+    if len(run.failures) > 10:
+        click.echo(f"  and {len(run.failures) - 10} more")
+
+
+def _facts(run: Run, summary: RunSummary) -> Iterator[tuple[str, object]]:
+    from actscope.capture.sizes import readable_bytes
+
+    state = "complete" if run.complete else f"partial, missing {counted(summary.n_pending, 'unit')}"
+    answer = summary.n_tokens - summary.n_prompt_tokens
+    tokens = f"{summary.n_tokens:,} ({summary.n_prompt_tokens:,} prompt, {answer:,} answer)"
+    yield "state", state
+    yield (
+        "store",
+        f"{run.store}, {counted(summary.n_units, 'unit')}, {readable_bytes(summary.bytes)}",
+    )
+    yield "examples", f"{summary.n_examples:,} captured, {summary.n_failures:,} failed"
+    yield "tokens", tokens
+    yield "fingerprint", run.fingerprint or "none"
+    yield "begun", run.created
+    yield "time", ", ".join(f"{k} {v:.1f} s" for k, v in summary.timings.items()) or "unknown"
+    yield "made with", ", ".join(f"{k} {v}" for k, v in run.environment.items())
+
+
+def _flat(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in spec.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield prefix + key, _shortened([str(item) for item in value])
+        else:
+            yield prefix + key, "none" if value in (None, "") else str(value)
+
+
+def _shortened(items: list[str]) -> str:
+    if len(items) <= 8:
+        return ", ".join(items)
+    return f"{', '.join(items[:4])}, ..., {items[-1]} ({len(items)})"
+
+
+def _site_rows(summary: RunSummary) -> Iterable[tuple[object, ...]]:
+    for key, site in summary.sites.items():
+        yield (
+            key,
+            f"{site.rows:,}",
+            site.width,
+            site.dtype,
+            f"{site.norms.mean:.4g}",
+            f"{site.norms.std:.3g}",
+            f"{site.absmax:.4g}",
+            site.non_finite,
+        )
+
+
+@runs.command("verify", epilog="Example: actscope runs verify runs/cat runs/dog")
+@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
+@click.pass_context
+def verify(ctx: click.Context, runs: tuple[Path, ...]) -> None:
+    """Read every byte and compare it with what was committed; exit code 1 where it differs."""
+    whole = [_verify_one(run) for run in runs]
+    if not all(whole):
+        ctx.exit(1)
+
+
+def _verify_one(path: Path) -> bool:
+    from actscope.capture.sizes import readable_bytes
+    from actscope.stores import open_run, verify_run
+
+    pending = 0
+    try:
+        with open_run(path) as run:
+            pending = len(run.pending)
+    except DamagedRunError:
+        pass  # the report below says what is damaged
+    report = verify_run(path)
+    for problem in report.problems:
+        complain(f"{path}: {problem}")
+    if not report.ok:
+        complain(
+            f"{path}: {counted(len(report.problems), 'problem')}",
+            "what is damaged is never returned as data; the rest of the run can be read",
+        )
+        return False
+    line = f"{path}: whole. {counted(report.units, 'unit')}, {readable_bytes(report.bytes)} read"
+    if pending:
+        line += f"; not captured yet: {counted(pending, 'planned unit')}"
+    if report.leftovers:
+        line += f"; {counted(len(report.leftovers), 'leftover file')} of killed writers"
+    click.echo(line)
+    return True
+
+
+COMMAND = runs

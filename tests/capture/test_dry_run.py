@@ -1,0 +1,154 @@
+"""The figures of a dry run are the figures of the run."""
+
+import shutil
+
+import pytest
+
+from actscope import ActivationExtractor, DatasetRunner, NPZStorage, ShardStorage, wrap_model
+from actscope.capture import CaptureOptions
+from actscope.core.errors import ExampleError, NotEnoughDiskError
+from actscope.core.protocols import GenerationParams
+from actscope.testing.tiny_models import tiny_model
+
+LENGTHS = [5, 12, 1, 9, 3, 40, 7, 2, 20, 4, 6, 11]
+
+
+@pytest.fixture(scope="module")
+def model_bf16(tokenizer):
+    import torch
+
+    return wrap_model(tiny_model("llama", torch.bfloat16), tokenizer)
+
+
+@pytest.mark.parametrize("storage_dtype", ["native", "float32", "float16"])
+@pytest.mark.parametrize("strategy", [None, "mean", lambda h: h[0][:5]])
+@pytest.mark.parametrize("store", [ShardStorage, NPZStorage])
+def test_bytes_by_site_are_exact(model_bf16, text_of, tmp_path, storage_dtype, strategy, store):
+    extractor = ActivationExtractor(
+        model_bf16, [0, -1], strategy, sites=["resid_post", "logits"], span="last:4"
+    )
+    options = CaptureOptions(
+        storage_dtype=storage_dtype, unit_size=5, on_too_long="skip", max_length=30
+    )
+    runner = DatasetRunner(text_of(*LENGTHS), None, extractor, store(tmp_path), options=options)
+    dry = runner.dry_run(run_id="r")
+    assert not (tmp_path / "r").exists()
+    result = runner.run(run_id="r")
+    summary = result.open().summary()
+    assert {str(s): n for s, n in dry.bytes_by_site.items()} == {
+        key: site.bytes for key, site in summary.sites.items()
+    }
+    assert {str(s): d for s, d in dry.dtypes.items()} == {
+        key: site.dtype for key, site in summary.sites.items()
+    }
+    assert (dry.examples, dry.tokens) == (summary.n_examples, summary.n_tokens)
+    assert dict(dry.failures) == {"too_long": 1} == dict(result.failures)
+    assert dry.units == summary.n_units == 3
+    tables = sum(
+        entry.shape[0] * {"uint8": 1, "int32": 4, "int64": 8}[entry.dtype]
+        for unit in result.open().stored_units
+        for name, entry in unit.commit.tensors.items()
+        if name not in summary.sites
+    )
+    assert dry.table_bytes == tables
+    on_disk = sum(p.stat().st_size for p in result.path.rglob("*") if p.is_file())
+    assert on_disk <= dry.total_bytes
+
+
+def test_without_text(model, text_of, tmp_path):
+    options = CaptureOptions(keep_text=False)
+    runner = DatasetRunner(
+        text_of(*LENGTHS), None, ActivationExtractor(model), ShardStorage(tmp_path), options=options
+    )
+    dry = runner.dry_run(run_id="r")
+    run = runner.run(run_id="r").open()
+    tables = sum(
+        entry.shape[0] * {"uint8": 1, "int32": 4, "int64": 8}[entry.dtype]
+        for unit in run.stored_units
+        for name, entry in unit.commit.tensors.items()
+        if not name.startswith("blocks")
+    )
+    assert dry.table_bytes == tables
+
+
+def test_answers_are_counted_at_their_longest(model, text_of, tmp_path):
+    options = CaptureOptions(generation=GenerationParams(9, 0.0))
+    runner = DatasetRunner(
+        text_of(3, 5), None, ActivationExtractor(model), ShardStorage(tmp_path), options=options
+    )
+    dry = runner.dry_run(run_id="r")
+    assert dry.upper_bound
+    assert dry.tokens == 4 + 6 + 2 * 9
+    run = runner.run(run_id="r").open()
+    assert run.summary().n_tokens <= dry.tokens
+
+
+def test_only_what_is_missing_counts(model, text_of, tmp_path):
+    runner = DatasetRunner(
+        text_of(*LENGTHS), None, ActivationExtractor(model), ShardStorage(tmp_path)
+    )
+    before = runner.dry_run(run_id="r")
+    assert (before.examples, before.already_done) == (12, 0)
+    assert before.seconds is not None and before.seconds > 0
+    runner.run(run_id="r")
+    after = runner.dry_run(run_id="r")
+    assert (after.examples, after.already_done, after.total_bytes) == (0, 12, 0)
+    assert after.fits
+
+
+def test_the_probe_takes_about_the_time_of_the_run(text_of, tokenizer, tmp_path):
+    """Within a factor of ten either way, on a machine that does other things too."""
+    model = wrap_model(
+        tiny_model("llama", hidden_size=256, intermediate_size=512, head_dim=64), tokenizer
+    )
+    texts = text_of(*[50] * 256)
+    texts = [f"w{i % 90} {text}" for i, text in enumerate(texts)]
+    runner = DatasetRunner(
+        texts, None, ActivationExtractor(model, strategy="mean"), ShardStorage(tmp_path)
+    )
+    dry = runner.dry_run(run_id="r")
+    assert dry.seconds is not None
+    taken = runner.run(run_id="r").open().summary().timings["capture"]
+    assert taken / 10 < dry.seconds < taken * 10
+
+
+def test_what_does_not_fit_is_refused_before_it_begins(model, text_of, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    runner = DatasetRunner(
+        text_of(*LENGTHS), None, ActivationExtractor(model, "all"), ShardStorage(tmp_path)
+    )
+    need = runner.dry_run(run_id="r").total_bytes
+    for free, fits in ((need - 1, False), (need, True)):
+        now = usage._replace(free=free)
+        monkeypatch.setattr("actscope.capture.dry_run.shutil.disk_usage", lambda p, now=now: now)
+        assert runner.dry_run(run_id="r").fits == fits
+        if not fits:
+            with pytest.raises(NotEnoughDiskError, match="does not fit the disk"):
+                runner.run(run_id="r")
+            assert not (tmp_path / "r").exists()
+    assert runner.run(run_id="r").captured == 12
+
+
+def test_large_datasets_are_sampled_evenly(model, tmp_path, monkeypatch):
+    from actscope.capture import estimate
+
+    counted = []
+    inner = estimate.count
+
+    def watch(extractor, source, options, ranges):
+        counted.append(sum(stop - start for start, stop in ranges))
+        return inner(extractor, source, options, ranges)
+
+    monkeypatch.setattr("actscope.capture.job.EXACT_COUNT", 100)
+    monkeypatch.setattr("actscope.capture.estimate.count", watch)
+    dataset = [[3 + i % 90] * (1 + i % 3) for i in range(1000)]
+    options = CaptureOptions(unit_size=16)
+    extractor = ActivationExtractor(model, strategy="last")
+    DatasetRunner(dataset, None, extractor, ShardStorage(tmp_path), options=options).run()
+    assert 60 <= counted[0] <= 120
+
+
+def test_a_prompt_that_would_stop_the_run_stops_the_dry_run(model, text_of, tmp_path):
+    runner = DatasetRunner(text_of(3, 90), None, ActivationExtractor(model), ShardStorage(tmp_path))
+    with pytest.raises(ExampleError, match="'1' has 91 tokens"):
+        runner.dry_run()

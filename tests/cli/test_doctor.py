@@ -1,0 +1,15 @@
+"""``actscope doctor``: every site with its status, and a conclusion."""
+
+
+def test_doctor(actscope_cli, model_folder):
+    done = actscope_cli("doctor", "--model", model_folder)
+    assert done.exit_code == 0, done.output
+    for text in ("resid_post", "0-2", "verified", "pooler", "unavailable", "torch", "float32"):
+        assert text in done.stdout, text
+    assert "can be captured" in done.stdout.splitlines()[-1] or "can be captured" in done.stdout
+
+
+def test_doctor_says_what_is_missing(actscope_cli, bare_model_folder, tmp_path):
+    done = actscope_cli("doctor", "--model", bare_model_folder)
+    assert "bos: none" in done.stdout
+    assert actscope_cli("doctor", "--model", tmp_path).exit_code == 2

@@ -1,0 +1,73 @@
+"""``actscope runs``: what it lists, shows and verifies."""
+
+import pytest
+
+from actscope import ActivationExtractor, DatasetRunner, ShardStorage, wrap_model
+from actscope.capture import CaptureOptions
+from actscope.testing.tiny_models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wrap_model(tiny_model("llama"), None, name="tiny")
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    """Two runs, one of them with a failure, in two units."""
+    options = CaptureOptions(unit_size=2, on_too_long="skip", max_length=5)
+    runner = DatasetRunner(
+        [[3, 4], [5], [6] * 9], None, ActivationExtractor(model, "all"), ShardStorage(tmp_path),
+        options=options,
+    )  # fmt: skip
+    runner.run(run_id="a")
+    DatasetRunner([[3]], 4, ActivationExtractor(model), ShardStorage(tmp_path)).run(run_id="b")
+    return tmp_path
+
+
+def test_list(actscope_cli, folder):
+    done = actscope_cli("runs", "list", folder)
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines() if str(folder) in line]
+    assert [line[0].rpartition("/")[2] for line in lines] == ["a", "b"]
+    assert lines[0][1:6] == ["complete", "tiny", "2", "1", "2/2"]
+    (folder / "empty").mkdir()
+    assert "no runs" in actscope_cli("runs", "list", folder / "empty").output
+    assert actscope_cli("runs", "list", folder / "none").exit_code == 2
+
+
+def test_show(actscope_cli, folder):
+    done = actscope_cli("runs", "show", folder / "a")
+    assert done.exit_code == 0, done.output
+    for text in ("complete", "2 captured, 1 failed", "blocks.2.resid_post", "too_long", "tiny"):
+        assert text in done.stdout
+    done = actscope_cli("runs", "show", folder)
+    assert done.exit_code == 2
+    assert "there is no run" in done.stderr
+
+
+def test_verify(actscope_cli, folder):
+    done = actscope_cli("runs", "verify", folder / "a", folder / "b")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("whole") == 2
+    shard = next((folder / "a").rglob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    done = actscope_cli("runs", "verify", folder / "b", folder / "a")
+    assert done.exit_code == 1
+    assert shard.name in done.stderr
+    assert done.stdout.count("whole") == 1
+    assert actscope_cli("runs", "verify", folder).exit_code == 2
+    assert actscope_cli("runs", "verify").exit_code == 2
+
+
+def test_verify_with_a_damaged_head(actscope_cli, folder):
+    head = folder / "a" / "run.json"
+    head.write_bytes(head.read_bytes().replace(b"tiny", b"huge"))
+    done = actscope_cli("runs", "verify", folder / "a")
+    assert done.exit_code == 1
+    assert "run.json" in done.stderr
+    done = actscope_cli("runs", "list", folder)
+    assert "damaged" in done.stdout
+    assert actscope_cli("runs", "show", folder / "a").exit_code == 1
