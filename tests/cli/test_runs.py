@@ -71,3 +71,32 @@ def test_verify_with_a_damaged_head(actscope_cli, folder):
     done = actscope_cli("runs", "list", folder)
     assert "damaged" in done.stdout
     assert actscope_cli("runs", "show", folder / "a").exit_code == 1
+
+
+def test_repair_takes_back_a_damaged_unit_and_resume_captures_it_again(
+    actscope_cli, model_folder, tmp_path
+):
+    out = tmp_path / "r"
+    command = ("capture", "--model", model_folder, "--unit-size", "1", "--out", out)
+    command += ("--prompt", "w1 w2", "--prompt", "w3", "--prompt", "w4 w5 w6")
+    assert actscope_cli(*command).exit_code == 0
+    shards = {p.name: p.read_bytes() for p in (out / "shards").iterdir()}
+    assert "nothing to repair" in actscope_cli("runs", "repair", out).stdout
+    broken = sorted((out / "shards").iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[:-3])
+    done = actscope_cli("runs", "repair", out)
+    assert done.exit_code == 0, done.output
+    assert "1 unit taken back" in done.stdout
+    assert broken.name in done.stderr
+    again = actscope_cli(*command)
+    assert "captured        1 example," in again.output
+    assert actscope_cli("runs", "verify", out).exit_code == 0
+    assert {p.name: p.read_bytes() for p in (out / "shards").iterdir()} == shards
+
+
+def test_repair_of_a_damaged_head_says_that_it_cannot(actscope_cli, folder):
+    head = folder / "a" / "run.json"
+    head.write_bytes(head.read_bytes().replace(b"tiny", b"huge"))
+    done = actscope_cli("runs", "repair", folder / "a")
+    assert done.exit_code == 1
+    assert "cannot be repaired" in done.stderr

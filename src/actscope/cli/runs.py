@@ -1,4 +1,4 @@
-"""``actscope runs``: list, show and verify what is on disk."""
+"""``actscope runs``: list, show, verify and repair what is on disk."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["COMMAND"]
 _FOLDER = click.Path(path_type=Path)
 
 
-@click.group("runs", short_help="List, show and verify runs on disk.")
+@click.group("runs", short_help="List, show, verify and repair runs on disk.")
 def runs() -> None:
-    """List, show and verify runs on disk."""
+    """List, show, verify and repair runs on disk."""
 
 
 @runs.command("list", epilog="Example: actscope runs list runs/")
@@ -172,6 +172,30 @@ def _verify_one(path: Path) -> bool:
         line += f"; {counted(len(report.leftovers), 'leftover file')} of killed writers"
     click.echo(line)
     return True
+
+
+@runs.command("repair", epilog="Example: actscope runs repair runs/cat")
+@click.argument("run", type=_FOLDER)
+@click.pass_context
+def repair(ctx: click.Context, run: Path) -> None:
+    """Take damaged units back, so that running the same capture again captures just these."""
+    from actscope.stores import repair_run
+
+    report = repair_run(run)
+    if report.ok:
+        click.echo(f"{run}: whole, nothing to repair")
+        return
+    for problem in report.problems:
+        complain(f"{run}: {problem}")
+    taken = {p.unit for p in report.problems if p.unit is not None}
+    if taken:
+        click.echo(
+            f"{run}: {counted(len(taken), 'unit')} taken back; run the same capture again and it "
+            "captures just these (their commit records lie in damaged/)"
+        )
+    if any(p.unit is None for p in report.problems):
+        complain(f"{run}: what belongs to no unit cannot be repaired", "capture into a new folder")
+        ctx.exit(1)
 
 
 COMMAND = runs

@@ -214,7 +214,8 @@ def _narrowed(site: Site, array: Array, target: np.dtype[Any], batch: Activation
         got=f"a largest finite magnitude of {largest:g}"
         + ("" if np.isfinite(array[row].astype(np.float64)).all() else ", and NaN or infinity"),
         expected="finite values of at most 65504" if target == np.float16 else "smaller values",
-        next_step="use --storage-dtype float32; nothing of this unit was written",
+        next_step="use --storage-dtype float32, and --dtype float32 if the model itself computes "
+        "in float16; nothing of this unit was written",
     )
 
 
