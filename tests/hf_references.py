@@ -36,13 +36,14 @@ FINAL_NORM = {
 }  # fmt: skip
 USUAL_FINAL_NORM = "model.norm"
 
-PARALLEL = {"phi", "gpt_neox", "falcon", "cohere"}
+PARALLEL = {"phi", "gpt_neox", "falcon", "cohere", "cohere2"}
 SCALE = {"granite": 0.22}
 
 # What HF calls the last hidden state, by reading each family's code: after the final norm, or not.
 LAST_HIDDEN_STATE_IS_NORMED = {
     "gpt2", "llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma2", "gemma3_text",
-    "gpt_neox", "falcon", "bloom", "opt", "olmo2", "granite", "cohere", "mixtral",
+    "gpt_neox", "falcon", "bloom", "opt", "olmo2", "granite", "cohere", "cohere2", "mixtral",
+    "olmoe", "qwen3_moe",
 }  # fmt: skip
 
 

@@ -116,6 +116,12 @@ def test_final_norm_and_unembedding(family: str, dtype: str) -> None:
 
 @dtypes
 @pytest.mark.parametrize("family", [*DECODERS, *ENCODERS])
+def test_causal_or_not_is_seen_by_behaviour(family: str, dtype: str) -> None:
+    assert model_of(family, dtype).causal == (family in DECODERS)
+
+
+@dtypes
+@pytest.mark.parametrize("family", [*DECODERS, *ENCODERS])
 def test_capture_leaves_the_model_as_it_was(family: str, dtype: str) -> None:
     model, batch = model_of(family, dtype), batch_of("right")
     before = {k: v.clone() for k, v in model.hf.state_dict().items()}

@@ -58,7 +58,11 @@ DECODERS: dict[str, dict[str, Any]] = {
     "granite": {**_USUAL, "residual_multiplier": 0.22, "logits_scaling": 8.0,
                 "embedding_multiplier": 12.0},
     "cohere": {**_USUAL, "logit_scale": 0.0625},
+    "cohere2": {**_USUAL, "logit_scale": 0.0625},
     "mixtral": {**_USUAL, "num_local_experts": 4},
+    "olmoe": {**_USUAL, "num_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {**_USUAL, "num_experts": 4, "num_experts_per_tok": 2,
+                  "moe_intermediate_size": 16},
 }  # fmt: skip
 """Configurations of causal families, each with every one of its constants away from 1."""
 

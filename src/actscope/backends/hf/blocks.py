@@ -17,7 +17,7 @@ from torch import nn
 from actscope.backends.hf.trace import Call, Trace
 from actscope.core.errors import ModelLoadError
 
-__all__ = ["Blocks", "find_blocks", "find_embedding", "find_final_norm", "same"]
+__all__ = ["Blocks", "differ", "find_blocks", "find_embedding", "find_final_norm", "same"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,18 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.dtype != b.dtype or a.numel() != b.numel() or a.shape[-1] != b.shape[-1]:
         return False
     return torch.equal(a.reshape(-1), b.reshape(-1).to(a.device))
+
+
+def differ(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Which rows of ``[..., d]`` differ by more than rounding, ``[...]`` bool.
+
+    Altering one token can change the rounding of others without their seeing it: a mixture of
+    experts then multiplies matrices of other shapes.
+    """
+    half = a.dtype in (torch.bfloat16, torch.float16)
+    tolerance = (2 if half else 64) * torch.finfo(a.dtype).eps
+    x, y = a.float(), b.float()
+    return (x - y).abs().amax(-1) > tolerance * torch.maximum(x.abs(), y.abs()).amax(-1)
 
 
 def find_blocks(model: nn.Module, trace: Trace) -> Blocks:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from actscope.backends.hf.blocks import Blocks, same
+from actscope.backends.hf.blocks import Blocks, differ, same
 from actscope.backends.hf.trace import Trace
 
 __all__ = ["Contributions", "solve_blocks"]
@@ -206,4 +206,4 @@ def _mixes(trace: Trace, altered: Trace, path: str, position: int) -> bool:
     before, after = (x.reshape(-1, x.shape[-1]) for x in (a.output, b.output))
     others = torch.ones(len(before), dtype=torch.bool, device=before.device)
     others[position] = False
-    return not torch.equal(before[others], after[others])
+    return bool(differ(before[others], after[others]).any())

@@ -16,6 +16,7 @@ from torch import nn
 
 from actscope.backends.hf.blocks import (
     Blocks,
+    differ,
     find_blocks,
     find_embedding,
     find_final_norm,
@@ -158,7 +159,7 @@ def _is_causal(trace: Trace, altered: Trace, last_block: str) -> bool:
     a, b = trace.single(last_block), altered.single(last_block)
     if a is None or b is None or a.output is None or b.output is None:
         return False
-    return torch.equal(a.output[:, :ALTERED], b.output[:, :ALTERED])
+    return not bool(differ(a.output[:, :ALTERED], b.output[:, :ALTERED]).any())
 
 
 def _map_calls(found: ModelMap, trace: Trace) -> None:
