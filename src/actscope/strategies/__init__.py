@@ -39,8 +39,9 @@ def as_strategy(value: str | Strategy | Callable[..., Any] | None) -> Strategy:
     """A strategy from what a user wrote.
 
     Args:
-        value: A strategy; a name (``mean``; ``exp_weighted:0.067``, or its aliases ``exp_977``,
-            ``exp_933``, ``exp_841``); a function ``[L_i, d] -> array``; None keeps every token.
+        value: A strategy or its class; a name (``mean``; ``exp_weighted:0.067``, or its aliases
+            ``exp_977``, ``exp_933``, ``exp_841``); a function ``[L_i, d] -> array``; None keeps
+            every token.
 
     Raises:
         UnknownNameError: no such strategy.
@@ -50,6 +51,8 @@ def as_strategy(value: str | Strategy | Callable[..., Any] | None) -> Strategy:
         return NoneStrategy()
     if isinstance(value, str):
         return _by_name(value)
+    if isinstance(value, type) and callable(getattr(value, "pool", None)):
+        value = value()  # MeanStrategy written without parentheses
     if isinstance(value, Strategy):
         return value
     if callable(value):
@@ -77,8 +80,9 @@ def _by_name(text: str) -> Strategy:
     if name != "exp_weighted":
         raise BadInputError(f"the strategy {name!r} takes no argument", got=argument)
     try:
-        return ExpWeightedStrategy(float(argument))
+        f = float(argument)
     except ValueError:
         raise BadInputError(
             "exp_weighted takes a number", got=argument, expected="for example exp_weighted:0.067"
         ) from None
+    return ExpWeightedStrategy(f)

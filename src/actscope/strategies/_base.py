@@ -32,7 +32,11 @@ class PlainStrategy:
         return f"{type(self).__name__}({given})"
 
 
-def row_at(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The rows ``hidden[i, index[i]]`` of ``[n, pos, d]`` in float32, ``[n, d]``."""
+def row_at(hidden: torch.Tensor, mask: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The rows ``hidden[i, index[i]]`` of ``[n, pos, d]`` in float32, ``[n, d]``.
+
+    An example that keeps no token has a row of NaN, never a row of another token.
+    """
     wanted = index.view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
-    return hidden.gather(1, wanted).squeeze(1).float()
+    rows = hidden.gather(1, wanted).squeeze(1).float()
+    return rows.masked_fill(~mask.any(1, keepdim=True), float("nan"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import BackendModel
+from actscope.core.text import Example
 from actscope.strategies._base import PlainStrategy, row_at
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class CLSStrategy(PlainStrategy):
-    """The row of the CLS token, which encoders write first.
+    """The row of the CLS token: the first kept token, as a span must keep it.
+
+    ``check`` asks the tokenizer whether it writes its CLS token first.
 
     Args:
         strict: False takes the first token on a model that has no CLS token; True refuses it.
@@ -31,17 +34,28 @@ class CLSStrategy(PlainStrategy):
         return {"strict": self.strict}
 
     def check(self, model: BackendModel) -> None:
-        """Raise BadInputError on a model without CLS token."""
-        if self.strict and getattr(model, "cls_token_id", None) is None:
+        """Raise BadInputError on a model without CLS token, or that does not write it first."""
+        if not self.strict:
+            return
+        cls_id: int | None = getattr(model, "cls_token_id", None)
+        if cls_id is None:
             raise BadInputError(
                 f"{model.identity.name} has no CLS token",
                 expected="an encoder such as bert",
                 next_step="use 'first' or 'last', or CLSStrategy(strict=False) for the first token",
             )
+        first = int(model.encode(Example("cls", text="a")).token_ids[0])
+        if first != cls_id:  # XLNet writes it last
+            raise BadInputError(
+                f"the tokenizer of {model.identity.name} does not write the CLS token first",
+                got=f"token {first} there",
+                expected=f"token {cls_id}",
+                next_step="use 'last' where it comes last",
+            )
 
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``[n, pos, d]`` and ``[n, pos]`` -> ``[n, d]`` float32: the first kept token."""
-        return row_at(hidden, mask.int().argmax(1))
+        return row_at(hidden, mask, mask.int().argmax(1))
 
 
 STRATEGY = CLSStrategy

@@ -17,7 +17,7 @@ class FirstTokenStrategy(PlainStrategy):
 
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``[n, pos, d]`` and ``[n, pos]`` -> ``[n, d]`` float32."""
-        return row_at(hidden, mask.int().argmax(1))
+        return row_at(hidden, mask, mask.int().argmax(1))
 
 
 STRATEGY = FirstTokenStrategy

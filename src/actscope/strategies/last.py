@@ -18,7 +18,7 @@ class LastTokenStrategy(PlainStrategy):
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``[n, pos, d]`` and ``[n, pos]`` -> ``[n, d]`` float32."""
         last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-        return row_at(hidden, last)
+        return row_at(hidden, mask, last)
 
 
 STRATEGY = LastTokenStrategy

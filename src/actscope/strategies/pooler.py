@@ -43,7 +43,7 @@ class PoolerStrategy(PlainStrategy):
 
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``[n, pos, d]`` and ``[n, pos]`` -> ``[n, d]`` float32: the first kept row."""
-        return row_at(hidden, mask.int().argmax(1))
+        return row_at(hidden, mask, mask.int().argmax(1))
 
 
 STRATEGY = PoolerStrategy
