@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import actscope
 import pytest
+
+import actscope
 
 
 def test_every_exported_name_resolves_and_nothing_else_is_promised() -> None:
@@ -24,7 +25,8 @@ def test_type_checkers_see_the_same_names() -> None:
 
     tree = ast.parse(Path(actscope.__file__).read_text(encoding="utf-8"))
     block = next(n for n in tree.body if isinstance(n, ast.If))
-    names = {a.asname or a.name for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    names = {alias.asname or alias.name for node in imports for alias in node.names}
     assert names == set(actscope.__all__) - {"__version__"}
 
 

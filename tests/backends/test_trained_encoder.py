@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from actscope import CLSStrategy, LastTokenStrategy, MeanStrategy, PoolerStrategy, load_model
+from actscope import CLSStrategy, LastTokenStrategy, MeanStrategy, PoolerStrategy, Span, load_model
 from actscope.core.errors import BadInputError
 
 TEXTS = [
@@ -89,3 +89,9 @@ def test_the_mean_is_a_sentence_embedding_that_means_something(model: Any) -> No
         TEXTS, normalize_embeddings=True
     )
     assert np.allclose(unit, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("span", ["1:", "last:2", Span(exclude_special=True)])
+def test_cls_without_the_cls_token_in_the_span_is_refused(model: Any, span: Any) -> None:
+    with pytest.raises(BadInputError, match="needs the CLS token"):
+        model.capture(TEXTS, layers=[-1], strategy="cls", span=span)

@@ -7,8 +7,7 @@ from typing import cast
 
 from actscope.core.protocols import Source
 from actscope.core.text import as_examples
-from actscope.sources import open_source
-from actscope.sources._memory import InMemory
+from actscope.sources import InMemory, open_source
 
 __all__ = ["as_dataset"]
 

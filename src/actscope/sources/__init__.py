@@ -13,8 +13,9 @@ from typing import Any
 from actscope.core.errors import BadInputError, SourceError
 from actscope.core.protocols import Source
 from actscope.core.registry import Registry
+from actscope.sources._memory import InMemory
 
-__all__ = ["SOURCES", "open_source"]
+__all__ = ["SOURCES", "InMemory", "open_source"]
 
 SOURCES: Registry[Callable[..., Source]] = Registry("actscope.sources", "SOURCE", "source")
 

@@ -9,6 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from actscope.backends.hf.checks import (
+    check_cls_span,
+    check_devices,
+    check_pooler_sites,
+    context_length,
+)
 from actscope.backends.hf.forward import token_embedding
 from actscope.backends.hf.generation import generate_rows
 from actscope.backends.hf.identity import chat_template_hash, tokenizer_hash, values_hash
@@ -21,7 +27,6 @@ from actscope.core.batching import length_sorted_batches
 from actscope.core.errors import (
     BadInputError,
     ExampleError,
-    ModelLoadError,
     SiteUnavailableError,
     UnknownNameError,
 )
@@ -39,8 +44,6 @@ from actscope.core.text import Example, Span, as_examples
 from actscope.strategies import as_strategy
 
 __all__ = ["Generation", "HFModel"]
-
-_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class HFModel:
         self.hf = hf
         self.tokenizer = tokenizer
         embedding = token_embedding(hf)
-        _check_devices(hf)
+        check_devices(hf)
         self.device: torch.device = embedding.weight.device
         self._vocab_size = int(embedding.weight.shape[0])
         self._map = resolve(hf)
@@ -98,7 +101,7 @@ class HFModel:
         self.causal = self._map.causal
         self.dtype = str(self._map.blocks.post(0).dtype).removeprefix("torch.")
         self.dtype_reason = dtype_reason
-        self.context_length = _context_length(hf, tokenizer)
+        self.context_length = context_length(hf, tokenizer)
         cls = getattr(tokenizer, "cls_token_id", None)
         self.cls_token_id: int | None = None if self.causal else cls
         config = getattr(hf, "config", None)
@@ -252,20 +255,12 @@ class HFModel:
     def open(self, selection: Selection) -> HFSession:
         """Hooks for a selection; a context that removes them whatever happens."""
         selection.strategy.check(self)
-        if selection.strategy.name == "pooler":
-            self._check_pooler_sites(selection.sites)
+        if selection.strategy.name == "pooler" and self._map.statuses[Site("pooler")].verified:
+            check_pooler_sites(selection.sites)
+        if selection.strategy.name == "cls" and self.cls_token_id is not None:
+            check_cls_span(selection.span)
         taps = {site: self._tap(site) for site in selection.sites}
         return HFSession(self, selection, taps)
-
-    def _check_pooler_sites(self, sites: Iterable[Site]) -> None:
-        """The first row of another site is not the pooler's output and must not pass for it."""
-        others = [str(site) for site in sites if site.kind != "pooler"]
-        if others and self._map.statuses[Site("pooler")].verified:
-            raise BadInputError(
-                "the strategy 'pooler' reads the site 'pooler' alone",
-                got=", ".join(others),
-                next_step="ask for sites='pooler', or use 'cls' for the first token of a layer",
-            )
 
     def capture(
         self,
@@ -413,29 +408,3 @@ def _refuse_failures(batch: ActivationBatch) -> ActivationBatch:
         first = batch.failures[0]
         raise ExampleError(first.kind, first.message)
     return batch
-
-
-def _check_devices(hf: nn.Module) -> None:
-    """All weights on one device, unless accelerate placed them."""
-    if getattr(hf, "hf_device_map", None):
-        return
-    places: dict[str, str] = {}
-    for name, tensor in [*hf.named_parameters(), *hf.named_buffers()]:
-        places.setdefault(str(tensor.device), name)
-    if len(places) > 1 or "meta" in places:
-        where = "; ".join(f"{name} is on {device}" for device, name in places.items())
-        raise ModelLoadError(
-            "the model's tensors do not lie on one device with their values",
-            got=where,
-            next_step="move the whole model first: model.to(device)",
-        )
-
-
-def _context_length(hf: nn.Module, tokenizer: Any) -> int | None:
-    config = getattr(hf, "config", None)
-    limits = [getattr(config, name, None) for name in _CONTEXT_FIELDS]
-    known = [int(x) for x in limits if isinstance(x, int) and x > 0]
-    told = getattr(tokenizer, "model_max_length", None)
-    if isinstance(told, int) and told < 10**9:  # transformers writes 1e30 for "unknown"
-        known.append(told)
-    return min(known) if known else None

@@ -1,0 +1,65 @@
+"""What is checked before a model runs: where its tensors lie, what fits, what would mislead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from actscope.core.errors import BadInputError, ModelLoadError
+from actscope.core.sites import Site
+from actscope.core.text import Span
+
+__all__ = ["check_cls_span", "check_devices", "check_pooler_sites", "context_length"]
+
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+def check_pooler_sites(sites: Iterable[Site]) -> None:
+    """The first row of another site is not the pooler's output and must not pass for it."""
+    others = [str(site) for site in sites if site.kind != "pooler"]
+    if others:
+        raise BadInputError(
+            "the strategy 'pooler' reads the site 'pooler' alone",
+            got=", ".join(others),
+            next_step="ask for sites='pooler', or use 'cls' for the first token of a layer",
+        )
+
+
+def check_cls_span(span: Span) -> None:
+    """Another token must not pass for CLS, which stands first and is a special token."""
+    if span.exclude_special or span.kind not in ("all", "prompt"):
+        raise BadInputError(
+            "the strategy 'cls' needs the CLS token in its span",
+            got=str(span),
+            expected="the span all or prompt, special tokens included",
+            next_step="use 'first' for the first token that the span keeps",
+        )
+
+
+def check_devices(hf: nn.Module) -> None:
+    """All weights on one device, unless accelerate placed them."""
+    if getattr(hf, "hf_device_map", None):
+        return
+    places: dict[str, str] = {}
+    for name, tensor in [*hf.named_parameters(), *hf.named_buffers()]:
+        places.setdefault(str(tensor.device), name)
+    if len(places) > 1 or "meta" in places:
+        where = "; ".join(f"{name} is on {device}" for device, name in places.items())
+        raise ModelLoadError(
+            "the model's tensors do not lie on one device with their values",
+            got=where,
+            next_step="move the whole model first: model.to(device)",
+        )
+
+
+def context_length(hf: nn.Module, tokenizer: Any) -> int | None:
+    """Longest input in tokens by configuration and tokenizer; None where neither sets a limit."""
+    config = getattr(hf, "config", None)
+    limits = [getattr(config, name, None) for name in _CONTEXT_FIELDS]
+    known = [int(x) for x in limits if isinstance(x, int) and x > 0]
+    told = getattr(tokenizer, "model_max_length", None)
+    if isinstance(told, int) and told < 10**9:  # transformers writes 1e30 for "unknown"
+        known.append(told)
+    return min(known) if known else None
