@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
+
 from actscope import Batch, wrap_model
 from actscope.core.provenance import environment
 from actscope.testing.tiny_models import DECODERS, VOCAB, tiny_model
-from rich.console import Console
-from rich.table import Table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LENGTHS = {"unpadded": [40] * 4, "right": [40, 23, 9, 1], "left": [40, 23, 9, 1]}
