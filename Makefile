@@ -1,59 +1,79 @@
-# Every target works alone on a fresh clone. On a machine without a GPU, get the CPU build of torch with
-#   make TARGET TORCH_INDEX=<the index that holds PyTorch's CPU builds>
+# Everything a contributor or a newcomer runs. GNU make 4.3 and Python 3.11 or newer are needed.
+#
+# Variables:
+#   PYTHON       which Python makes .venv
+#   TORCH_INDEX  where torch comes from, instead of pip's own index; the index of CPU builds saves
+#                gigabytes on a machine without a GPU
+#   OUT          where the demo keeps its runs, instead of demo-run
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-TORCH := $(shell sed -n 's/^\(torch==.*\)$$/\1/p' constraints.txt)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-FILES := pyproject.toml constraints.txt
+TORCH_INDEX ?=
+OUT ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
+INPUTS := pyproject.toml constraints.txt
+TORCH_STAMP := .venv/.stamp-torch
+RUN_STAMP := .venv/.stamp-all
+DEV_STAMP := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help setup demo test test-slow check format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=URL] [OUT=FOLDER]"
 	@echo
-	@echo 'Variables: PYTHON=python3.12  TORCH_INDEX=URL (index of CPU builds of torch)  OUT=folder of the demo'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name what; do printf '  %-10s %s\n' "$$name" "$$what"; done
+	@echo
+	@echo "Without a GPU, TORCH_INDEX=URL takes torch from an index of CPU builds (see README.md)."
 
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "actscope needs Python 3.11 or newer; try: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+setup: $(DEV_STAMP)  ## make .venv with everything the tests and checks use
 
-# torch first and alone: asked for through another package, pip would fetch another build of it.
-$(VENV)/.torch: constraints.txt | $(BIN)/python
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
-	@touch $@
-
-$(VENV)/.demo: $(FILES) $(VENV)/.torch
-	$(PIP) -e '.[all]'
-	@touch $@
-
-$(VENV)/.dev: $(FILES) $(VENV)/.torch
-	$(PIP) -e '.[dev]'
-	@touch $@ $(VENV)/.demo
-
-setup: $(VENV)/.dev  ## the environment of the tests, in .venv
-
-demo: $(VENV)/.demo  ## the main job on the bundled model, offline; writes demo-report.html
+demo: $(RUN_STAMP)  ## capture, verify and report on the bundled model, offline; again: resume
 	$(BIN)/actscope demo $(if $(OUT),--out $(OUT))
 
-test: setup  ## the test suite without the slow tests
+test: $(DEV_STAMP)  ## run the test suite without its slow tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: setup  ## the slow tests
+test-slow: $(DEV_STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -n 2 -m slow
 
-check: setup  ## format, lint, types and tests
+check: $(DEV_STAMP)  ## format, lint, types, tests: what must pass before a commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(MAKE) test
+	$(MAKE) --no-print-directory test
 
-format: setup  ## format and fix what can be fixed
+format: $(DEV_STAMP)  ## format the code and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## remove the environment, caches and the demo's output
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis demo-run demo-report.html
+clean:  ## remove caches, builds and the demo's output; .venv stays
+	rm -rf demo-run demo-report.html build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone: a later package must find it there and pull no other build.
+# The stamps make a second call instant until the requirements change.
+$(TORCH_STAMP): constraints.txt | $(BIN)/python
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@touch $@
+
+$(RUN_STAMP): $(INPUTS) $(TORCH_STAMP)
+	$(PIP) -e '.[all]'
+	@touch $@
+
+$(DEV_STAMP): $(INPUTS) $(TORCH_STAMP)
+	$(PIP) -e '.[dev]'
+	@touch $(RUN_STAMP) $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "actscope needs Python 3.11 or newer, and there is no $(PYTHON);" \
+			"name one with: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "actscope needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+			"name another with: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }

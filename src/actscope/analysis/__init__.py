@@ -1,0 +1,1 @@
+"""Pure maths on arrays: no model, no torch, nothing read or written. One file a subject."""
