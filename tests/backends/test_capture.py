@@ -213,3 +213,18 @@ def test_a_model_whose_modules_form_no_chain() -> None:
 
     with pytest.raises(ModelLoadError, match="no chain of blocks"):
         wrap_model(Shuffled())
+
+
+def test_a_negative_layer_counts_from_the_models_end_in_every_place(model: HFModel) -> None:
+    batch = model.capture(IDS, layers=[0, 1])
+    assert batch.site("resid_post", -2) == Site("resid_post", 1)
+    with pytest.raises(UnknownNameError, match="captured site"):
+        batch.site("resid_post", -1)  # layer 2 was not captured
+    with pytest.raises(BadInputError, match="3 layers"):
+        batch.site("resid_post", -4)
+
+
+def test_a_module_of_one_word_is_a_site(model: HFModel) -> None:
+    batch = model.capture(IDS, sites="lm_head, logits")
+    for a, b in zip(batch["lm_head"], batch["logits"], strict=True):
+        assert torch.equal(a, b)

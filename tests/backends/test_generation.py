@@ -130,3 +130,53 @@ def test_an_encoder_cannot_generate() -> None:
     model = wrap_model(tiny_model("bert", vocab_size=BYTE_VOCAB), tiny_tokenizer())
     with pytest.raises(BadInputError, match="cannot generate"):
         model.generate(["x"])
+
+
+def test_the_checkpoints_generation_defaults_do_not_change_texts(model: Any) -> None:
+    plain = [r.token_ids.tolist() for r in model.generate(PROMPTS, 8, temperature=0).rows]
+    own = model.hf.generation_config
+    model.hf.generation_config = copy.deepcopy(own)
+    model.hf.generation_config.update(
+        repetition_penalty=3.0, min_new_tokens=8, temperature=0.1, do_sample=True, top_k=2
+    )
+    edited = model.hf.generation_config
+    try:
+        again = model.generate(PROMPTS, 8, temperature=0)
+        assert model.hf.generation_config is edited
+    finally:
+        model.hf.generation_config = own
+    assert [r.token_ids.tolist() for r in again.rows] == plain
+
+
+def test_a_recurrent_model_that_mixes_batch_mates_is_run_row_by_row() -> None:
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    torch.manual_seed(0)
+    config = RwkvConfig(
+        vocab_size=BYTE_VOCAB, hidden_size=32, attention_hidden_size=32, num_hidden_layers=3,
+        context_length=64, intermediate_size=48,
+    )  # fmt: skip
+    hf = RwkvForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    hf.generation_config.eos_token_id = None
+    model = wrap_model(hf, tiny_tokenizer())
+    texts = ["a short one", "another that is a good deal longer", "c"]
+    together = model.generate(texts, max_new_tokens=6, temperature=0)
+    for row, text in zip(together.rows, texts, strict=True):
+        ids = model.tokenizer(text)["input_ids"]
+        for _ in range(6):
+            with torch.no_grad():
+                ids.append(int(hf(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        assert row.token_ids.tolist() == ids
+
+
+def test_attention_models_generate_in_batches(model: Any) -> None:
+    assert model._generates_in_batches
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -0.5])
+def test_temperatures_that_are_no_numbers(model: Any, temperature: float) -> None:
+    with pytest.raises(BadInputError, match="temperature"):
+        model.generate(["x"], temperature=temperature)

@@ -116,3 +116,56 @@ def test_a_model_in_training_mode_stays_in_it() -> None:
     b = model.capture([[3, 4, 5]])["resid_post", 2][0]
     assert torch.equal(a, b)  # dropout was off
     assert hf.training and hf.transformer.h[0].attn.resid_dropout.training
+
+
+def without(folder: Path, target: Path, part: str) -> Path:
+    """A copy of a checkpoint whose tensors of that name are gone."""
+    from safetensors.torch import load_file, save_file
+
+    target.mkdir()
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    weights = load_file(target / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if part not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def test_missing_weights_are_refused_and_not_drawn_at_random(folder: Path, tmp_path: Path) -> None:
+    broken = without(folder, tmp_path / "broken", "layers.1.mlp.up_proj")
+    with pytest.raises(ModelLoadError, match=r"lacks weights[\s\S]*layers\.1\.mlp\.up_proj"):
+        load_model(str(broken))
+
+
+def test_a_checkpoint_without_pooler_has_none(tmp_path: Path) -> None:
+    from transformers import AutoConfig, BertForMaskedLM
+
+    from actscope import Site
+    from actscope.testing.tiny_models import ENCODERS
+
+    config = AutoConfig.for_model("bert", **ENCODERS["bert"])
+    BertForMaskedLM(config).save_pretrained(tmp_path / "mlm")
+    model = load_model(str(tmp_path / "mlm"))
+    assert not model.sites()[Site("pooler")].verified
+    again = load_model(str(tmp_path / "mlm"))
+    assert model.identity == again.identity
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("rms_norm_eps", 0.5), ("rope_theta", 77.0), ("hidden_act", "gelu")]
+)
+def test_the_configuration_is_part_of_the_identity(field: str, value: object) -> None:
+    plain, other = tiny_model("llama"), tiny_model("llama")
+    setattr(other.config, field, value)
+    a, b = (wrap_model(hf, name="same").identity for hf in (plain, other))
+    assert a.revision == b.revision
+    assert a.config != b.config
+
+
+def test_stop_tokens_and_buffers_are_part_of_the_identity() -> None:
+    plain, other = tiny_model("llama"), tiny_model("llama")
+    other.generation_config.eos_token_id = [2, 7]
+    assert wrap_model(plain).identity.config != wrap_model(other).identity.config
+    other.register_buffer("extra", torch.ones(3))
+    assert wrap_model(plain).identity.revision != wrap_model(other).identity.revision

@@ -79,3 +79,9 @@ def test_identity_hashes_follow_the_tokenizer_and_not_its_use(model: Any) -> Non
     used = tiny_tokenizer()
     used(["a", "bcd"], padding=True, truncation=True, max_length=2)
     assert wrap_model(model.hf, used).identity == model.identity
+
+
+def test_a_conversation_that_the_assistant_ended_is_not_opened_again(model: Any) -> None:
+    turns = (Message("user", "hello"), Message("assistant", "yes"))
+    row = model.encode(Example("e", messages=turns))
+    assert model.tokenizer.decode(row.token_ids) == "<bos><u>hello<u>yes"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from actscope.core.arrays import Array, to_float32, to_torch
 from actscope.core.errors import BadInputError, UnknownNameError
-from actscope.core.sites import MODULE_KIND, SITE_KINDS, Site
+from actscope.core.sites import MODULE_KIND, SITE_KINDS, Site, resolve_layer
 from actscope.core.text import PROMPT
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ class ActivationBatch:
         phase: uint8 per token, PROMPT or RESPONSE.
         pooled: Whether a strategy reduced tokens to one row an example.
         failures: Examples that could not be captured; they have no rows.
+        n_layers: How many blocks the model has, 0 where unknown: what a negative layer counts from.
     """
 
     arrays: dict[Site, Array]
@@ -175,6 +176,7 @@ class ActivationBatch:
     phase: npt.NDArray[np.uint8]
     pooled: bool = False
     failures: tuple[ExampleFailure, ...] = ()
+    n_layers: int = 0
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -194,19 +196,18 @@ class ActivationBatch:
         return self.pooled or one_row_per_example(site)
 
     def site(self, name: str, layer: int | None = None) -> Site:
-        """The captured site of that name and layer (a negative layer counts from the end).
+        """The captured site of that name and layer; a negative layer counts from the model's end.
 
         Raises:
             UnknownNameError: it was not captured.
+            BadInputError: the model has no such layer.
         """
+        if layer is not None and layer < 0 and self.n_layers:
+            layer = resolve_layer(layer, self.n_layers)
         key = name if layer is None else f"blocks.{layer}.{name}"
         for site in self.arrays:
             if str(site) == key:
                 return site
-        if layer is not None and layer < 0:
-            deepest = [s for s in self.arrays if s.kind == name]
-            if deepest and -layer <= len(deepest):
-                return sorted(deepest)[layer]
         raise UnknownNameError("captured site", key, [str(site) for site in self.arrays])
 
     def array(self, name: str, layer: int | None = None) -> Array:
@@ -263,6 +264,7 @@ class ActivationBatch:
             token_offsets=tokens.offsets(order),
             phase=tokens.take([part.phase for part in parts], order),
             pooled=pooled,
+            n_layers=first.n_layers,
         )
 
     def tokens(self, index: int) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@
     │   └── NotEnoughDiskError     the run cannot fit on the disk
     └── RunError                   it failed while running (exit code 1)
         ├── DamagedRunError        stored bytes are not the bytes that were committed
+        ├── DiskFullError          the disk filled up while running
         ├── DuplicateUnitError     one unit was written twice with different content
         └── NumericRangeError      a value does not fit the storage dtype asked for
 
@@ -27,6 +28,7 @@ __all__ = [
     "ActscopeError",
     "BadInputError",
     "DamagedRunError",
+    "DiskFullError",
     "DuplicateUnitError",
     "ExampleError",
     "ModelLoadError",
@@ -85,9 +87,19 @@ class UnknownNameError(BadInputError):
         hint = f"did you mean {close[0]!r}?" if close else ""
         super().__init__(
             f"unknown {kind} {name!r}",
-            expected="one of " + ", ".join(self.known) if self.known else "nothing: none exist",
+            expected=_listed(str(name), self.known),
             next_step=" ".join(part for part in (hint, next_step) if part),
         )
+
+
+def _listed(name: str, known: list[str]) -> str:
+    """All known names where they are few, else the closest ones."""
+    if not known:
+        return "nothing: none exist"
+    if len(known) <= 24:
+        return "one of " + ", ".join(known)
+    close = difflib.get_close_matches(name, known, n=6, cutoff=0.3) or known[:6]
+    return f"one of {len(known)}, such as {', '.join(close)}"
 
 
 class SiteUnavailableError(BadInputError):
@@ -146,6 +158,10 @@ class RunError(ActscopeError, RuntimeError):
 
 class DamagedRunError(RunError):
     """Stored bytes are not the bytes that were committed."""
+
+
+class DiskFullError(RunError):
+    """The disk filled up while running; what was committed is safe."""
 
 
 class DuplicateUnitError(RunError):

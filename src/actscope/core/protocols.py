@@ -12,7 +12,7 @@ cli/         COMMAND    a click command; the verb is the file's stem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,6 +204,12 @@ class BackendModel(Protocol):
 
     def width(self, site: Site) -> int:
         """The size of the last axis of a site."""
+        ...
+
+    def expand(
+        self, sites: str | Sequence[str | Site], layers: str | Iterable[int] | None = "all"
+    ) -> tuple[Site, ...]:
+        """Sites of names, keys and module paths; ``layers`` are for the bare names."""
         ...
 
     def resolve_layers(self, layers: Sequence[LayerSelector]) -> tuple[Site, ...]:

@@ -8,7 +8,7 @@ meaning is whatever that module returns.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from actscope.core.errors import BadInputError, UnknownNameError
@@ -132,7 +132,10 @@ def resolve_layer(layer: int, n_layers: int) -> int:
 
 
 def expand_sites(
-    sites: str | Sequence[str | Site], layers: str | Iterable[int] | None, n_layers: int
+    sites: str | Sequence[str | Site],
+    layers: str | Iterable[int] | None,
+    n_layers: int,
+    modules: Container[str] = (),
 ) -> tuple[Site, ...]:
     """Turn what a user wrote into a list of sites without repetition, in order of the request.
 
@@ -142,6 +145,7 @@ def expand_sites(
             string may hold several, separated by commas outside brackets.
         layers: ``"all"``, or indices (negative ones count from the end) for the bare names.
         n_layers: How many blocks the model has.
+        modules: The model's module paths: one of a single word (``lm_head``) is a site as well.
 
     Raises:
         UnknownNameError: no such site.
@@ -151,6 +155,9 @@ def expand_sites(
     found: dict[Site, None] = {}
     for item in wanted:
         for part in _split(item) if isinstance(item, str) else [item]:
+            if isinstance(part, str) and part in modules and part not in SITE_KINDS:
+                found.setdefault(Site.module(part))
+                continue
             for site in _expand_one(part, layers, n_layers):
                 found.setdefault(site)
     if not found:

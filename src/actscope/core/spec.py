@@ -22,7 +22,8 @@ class ModelIdentity:
 
     Attributes:
         name: Hub id, ``demo``, or the folder's name.
-        revision: Commit of the hub, or a hash of a local folder's config and weight file sizes.
+        revision: Commit of the hub, or a digest of samples of every weight.
+        config: Digest of the configuration and the stop tokens.
         adapter: The LoRA adapter's identity, or None.
         model_type: The configuration's type, such as ``llama``.
         n_layers: Number of blocks.
@@ -39,6 +40,7 @@ class ModelIdentity:
     n_layers: int
     d_model: int
     dtype: str
+    config: str = ""
     tokenizer: str = ""
     chat_template: str = ""
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
-from actscope.core.errors import ActscopeError, NotEnoughDiskError, OutputFolderError, RunError
+from actscope.core.errors import ActscopeError, DiskFullError, OutputFolderError, RunError
 
 __all__ = [
     "FAIL_POINTS",
@@ -60,6 +60,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR}
+
 _reached: dict[str, int] = {}
 
 T = TypeVar("T")
@@ -96,11 +98,18 @@ def disk_errors(doing: str, path: Path) -> Generator[None]:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            raise NotEnoughDiskError(
+            raise DiskFullError(
                 f"the disk is full or a file size limit was reached while {doing}",
                 got=f"{error.strerror} at {path}",
                 next_step="free some space and run the same command again: "
                 "committed units are safe, and it goes on after them",
+            ) from error
+        if error.errno in _IN_THE_WAY:
+            blocking = next((p for p in (path, *path.parents) if p.is_file()), path)
+            raise OutputFolderError(
+                f"{blocking} is a file",
+                expected="a folder, or nothing yet",
+                next_step="choose another output folder",
             ) from error
         if error.errno in _READ_ONLY:
             raise OutputFolderError(

@@ -165,7 +165,7 @@ class FolderRunWriter:
             DuplicateUnitError: the id is committed with other content.
             NumericRangeError: a value does not fit the storage dtype.
             BadInputError: the content does not fit together, or the plan has no such unit.
-            NotEnoughDiskError: the disk is full; what was committed is safe.
+            DiskFullError: the disk is full; what was committed is safe.
         """
         self._check_id(batch_id)
         unit = make_unit(batch_id, activations, self._stored_as)

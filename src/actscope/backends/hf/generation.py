@@ -9,12 +9,15 @@ on their order or on which worker ran it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     TemperatureLogitsWarper,
@@ -22,13 +25,14 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from actscope.backends.hf.resolve import probe_ids
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.core.activations import Batch, TokenRow
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import Generated, GenerationParams
 from actscope.core.text import RESPONSE
 
-__all__ = ["check_params", "generate_rows"]
+__all__ = ["check_params", "generate_rows", "generates_alike_in_batches"]
 
 
 def check_params(params: GenerationParams) -> None:
@@ -39,9 +43,11 @@ def check_params(params: GenerationParams) -> None:
     """
     if params.max_new_tokens < 1:
         raise BadInputError("max_new_tokens must be at least 1", got=params.max_new_tokens)
-    if params.temperature < 0:
+    if not (math.isfinite(params.temperature) and params.temperature >= 0):
         raise BadInputError(
-            "temperature must not be negative", got=params.temperature, expected="0 for greedy"
+            "temperature must be a finite number and not negative",
+            got=params.temperature,
+            expected="0 for greedy",
         )
     if not 0 < params.top_p <= 1:
         raise BadInputError("top_p must lie in (0, 1]", got=params.top_p)
@@ -82,33 +88,83 @@ def generate_rows(
 ) -> list[Generated]:
     """Continue each row; the rows run as one left-padded batch.
 
+    Only these parameters and the model's stop tokens count: a repetition penalty or minimum length
+    that a checkpoint carries in its generation_config would change texts unrecorded.
+
     Returns:
         Prompt and response tokens of each example. A stop token that the model wrote is the last
         response token; what a longer batch mate made after it is not there.
     """
     check_params(params)
-    ids, mask = Batch(tuple(rows), padding_side="left").padded(pad_id)
-    device = hf.get_input_embeddings().weight.device
     processors = LogitsProcessorList()
     if params.temperature > 0:
         processors.append(_SeededGumbel([row.id for row in rows], params))
-    with torch.no_grad(), evaluation_mode(hf):
-        output = hf.generate(
+    stops = _stop_ids(hf, tokenizer)
+    output = _generate(
+        hf, rows, pad_id, stops=stops, steps=params.max_new_tokens, processors=processors
+    )
+    new = output.sequences[:, -len(output.logits) :].cpu().numpy()
+    return [_finish(row, new[i], stops, tokenizer) for i, row in enumerate(rows)]
+
+
+def generates_alike_in_batches(hf: Any, pad_id: int) -> bool:
+    """Whether a row has the same logits alone and beside a longer one, over three greedy steps.
+
+    Models that carry a recurrent state may let padding leak into it, or mix the states of a batch.
+    """
+    ids = probe_ids(hf)[0].tolist()
+    rows = [TokenRow.from_ids("long", ids), TokenRow.from_ids("short", ids[:3])]
+    together = _generate(hf, rows, pad_id, steps=3)
+    for place, row in enumerate(rows):
+        alone = _generate(hf, [row], pad_id, steps=3)
+        for a, b in zip(alone.logits, together.logits, strict=True):
+            x, y = a[0].float(), b[place].float()
+            tolerance = 0.05 if a.dtype in (torch.bfloat16, torch.float16) else 1e-3
+            if float((x - y).abs().max()) > tolerance * float(x.abs().max()):
+                return False
+            if int(x.argmax()) != int(y.argmax()):
+                break  # a tie: from here on the two continue different texts
+    return True
+
+
+def _generate(
+    hf: Any,
+    rows: Sequence[TokenRow],
+    pad_id: int,
+    *,
+    steps: int,
+    stops: Collection[int] = (),
+    processors: LogitsProcessorList | None = None,
+) -> Any:
+    ids, mask = Batch(tuple(rows), padding_side="left").padded(pad_id)
+    device = hf.get_input_embeddings().weight.device
+    with torch.no_grad(), evaluation_mode(hf), _plain_generation_config(hf, stops, pad_id):
+        return hf.generate(
             input_ids=torch.from_numpy(ids).to(device),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
-            max_new_tokens=params.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=pad_id,
-            logits_processor=processors,
-            return_dict_in_generate=False,
+            generation_config=hf.generation_config,
+            max_new_tokens=steps,
+            logits_processor=processors or LogitsProcessorList(),
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-    stops = _stop_ids(hf, tokenizer)
-    new = output[:, ids.shape[1] :].cpu().numpy()
-    return [_finish(row, new[i], stops, tokenizer) for i, row in enumerate(rows)]
+
+
+@contextmanager
+def _plain_generation_config(hf: Any, stops: Collection[int], pad_id: int) -> Generator[None]:
+    """Greedy decoding with stop tokens and nothing else, instead of the checkpoint's defaults.
+
+    ``generate`` fills what a config leaves out from the model's own, so the model's own has to
+    stand aside.
+    """
+    own = hf.generation_config
+    hf.generation_config = GenerationConfig(
+        do_sample=False, num_beams=1, pad_token_id=pad_id, eos_token_id=sorted(stops) or None
+    )
+    try:
+        yield
+    finally:
+        hf.generation_config = own
 
 
 def _stop_ids(hf: Any, tokenizer: Any) -> set[int]:

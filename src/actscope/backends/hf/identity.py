@@ -11,18 +11,38 @@ from torch import nn
 
 from actscope.core.provenance import sha256_json, sha256_text
 
-__all__ = ["chat_template_hash", "tokenizer_hash", "values_hash"]
+__all__ = ["chat_template_hash", "config_hash", "tokenizer_hash", "values_hash"]
 
 _SAMPLES = 64
 
 
+_NOT_OF_THE_MODEL = {
+    "_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache",
+    "output_attentions", "output_hidden_states", "return_dict",
+}  # fmt: skip
+
+
+def config_hash(hf: nn.Module) -> str:
+    """A digest of the configuration and the stop tokens, empty for a module without one.
+
+    Weights alone do not say what a model computes: ``rope_theta`` and ``rms_norm_eps`` do too.
+    """
+    config = getattr(hf, "config", None)
+    if config is None or not hasattr(config, "to_dict"):
+        return ""
+    fields = {k: v for k, v in config.to_dict().items() if k not in _NOT_OF_THE_MODEL}
+    stops = getattr(getattr(hf, "generation_config", None), "eos_token_id", None)
+    text = json.dumps([fields, stops], sort_keys=True, default=str)
+    return sha256_text(text)[:32]
+
+
 def values_hash(model: nn.Module) -> str:
-    """A digest of every parameter's name, shape and up to 64 evenly spaced values.
+    """A digest of every weight's and buffer's name, shape and up to 64 evenly spaced values.
 
     It tells two sets of weights apart in a moment, without reading terabytes.
     """
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.state_dict(keep_vars=True).items():
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         if parameter.device.type == "meta":
             continue

@@ -132,14 +132,32 @@ def _load_weights(source: str, config: Any, dtype: torch.dtype, revision: str | 
             next_step="wrap its encoder alone: actscope.wrap_model(model.get_encoder(), tokenizer)",
         )
     loader = AutoModelForCausalLM if _is_causal_lm(config) else AutoModel
+    options = {"config": config, "dtype": dtype, "revision": revision}
+    hf, absent = _from_pretrained(loader, source, options)
+    if absent and all(name.startswith("pooler.") for name in absent):
+        # A checkpoint of a masked language model has no pooler; a random one must not be captured.
+        hf, absent = _from_pretrained(loader, source, {**options, "add_pooling_layer": False})
+    if absent:
+        raise ModelLoadError(
+            f"the checkpoint of {source!r} lacks weights of {type(hf).__name__}",
+            got=f"{len(absent)} missing or of another shape: {', '.join(absent[:5])}",
+            next_step="get the whole checkpoint: weights that are missing would be random numbers",
+        )
+    return hf
+
+
+def _from_pretrained(loader: Any, source: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The model, and the names of weights that the checkpoint does not have in this shape."""
     try:
-        return loader.from_pretrained(source, config=config, dtype=dtype, revision=revision)
+        hf, info = loader.from_pretrained(source, output_loading_info=True, **options)
     except Exception as error:  # safetensors, pickle and torch each raise their own kinds
         raise ModelLoadError(
             f"the weights of {source!r} cannot be loaded",
             got=str(error).strip().splitlines()[0],
             next_step="check that the download or the copy is complete",
         ) from error
+    absent = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
+    return hf, sorted(absent)
 
 
 def _is_causal_lm(config: Any) -> bool:
@@ -162,7 +180,8 @@ def _load_tokenizer(source: str, revision: str | None) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s has no tokenizer that loads (%s): token ids only", source, error)
+        reason = str(error).strip().splitlines()[0]
+        logger.info("%s has no tokenizer that loads (%s): token ids only", source, reason)
         return None
 
 

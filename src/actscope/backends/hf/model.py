@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,8 +17,13 @@ from actscope.backends.hf.checks import (
     context_length,
 )
 from actscope.backends.hf.forward import token_embedding
-from actscope.backends.hf.generation import generate_rows
-from actscope.backends.hf.identity import chat_template_hash, tokenizer_hash, values_hash
+from actscope.backends.hf.generation import generate_rows, generates_alike_in_batches
+from actscope.backends.hf.identity import (
+    chat_template_hash,
+    config_hash,
+    tokenizer_hash,
+    values_hash,
+)
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
 from actscope.backends.hf.session import HFSession
 from actscope.backends.hf.tokens import encode_example
@@ -113,6 +119,7 @@ class HFModel:
             n_layers=self.n_layers,
             d_model=self.d_model,
             dtype=self.dtype,
+            config=config_hash(hf),
             tokenizer=tokenizer_hash(tokenizer),
             chat_template=chat_template_hash(tokenizer),
         )
@@ -200,7 +207,7 @@ class HFModel:
             UnknownNameError: no such site or module.
             SiteUnavailableError: the site is not verified on this model, with the reason.
         """
-        found = expand_sites(sites, layers, self.n_layers)
+        found = expand_sites(sites, layers, self.n_layers, self._map.calls)
         for site in found:
             self._tap(site)
         return found
@@ -228,7 +235,7 @@ class HFModel:
                 raise SiteUnavailableError(
                     f"module {path} returns no floating-point tensor in a forward pass",
                 )
-            raise UnknownNameError("site or module", path, known[:200])
+            raise UnknownNameError("site or module", path, known)
         count, shape, _ = self._map.calls[path]
         if count != 1:
             raise SiteUnavailableError(
@@ -360,7 +367,7 @@ class HFModel:
         return Generation([g.text for g in made], full, captured)
 
     def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
-        """Continue each row, all in one batch.
+        """Continue each row: all in one batch, or one by one where the model mixes batch mates.
 
         Raises:
             BadInputError: an encoder, a parameter without meaning, or no room in the context.
@@ -377,7 +384,14 @@ class HFModel:
                 expected=f"at most {self.context_length} together",
                 next_step="ask for fewer new tokens or truncate the prompts",
             )
-        return generate_rows(self.hf, self.tokenizer, rows, params, self.pad_id)
+        together = len(rows) == 1 or self._generates_in_batches
+        groups = [rows] if together else [[row] for row in rows]
+        made = [generate_rows(self.hf, self.tokenizer, g, params, self.pad_id) for g in groups]
+        return [generated for group in made for generated in group]
+
+    @cached_property
+    def _generates_in_batches(self) -> bool:
+        return generates_alike_in_batches(self.hf, self.pad_id)
 
     def unembed(self, resid: torch.Tensor) -> torch.Tensor:
         """Logits of residual rows: final norm, unembedding, the model's own scale or soft-cap.

@@ -30,7 +30,7 @@ from actscope.core.protocols import SiteStatus
 from actscope.core.sites import SITE_KINDS, Site
 from actscope.families import facts_for
 
-__all__ = ["ModelMap", "Tap", "resolve"]
+__all__ = ["ModelMap", "Tap", "known_sites", "probe_ids", "resolve"]
 
 PROBE_TOKENS = 7
 ALTERED = 3
@@ -111,7 +111,7 @@ def resolve(model: nn.Module) -> ModelMap:
     Raises:
         ModelLoadError: the probe does not run or no chain of blocks is found.
     """
-    ids = _probe_ids(model)
+    ids = probe_ids(model)
     trace = _traced(model, ids)
     changed = ids.clone()
     changed[0, ALTERED] = ids[0, ALTERED - 1]
@@ -134,7 +134,8 @@ def resolve(model: nn.Module) -> ModelMap:
     return found
 
 
-def _probe_ids(model: nn.Module) -> torch.Tensor:
+def probe_ids(model: nn.Module) -> torch.Tensor:
+    """Seven token ids of the vocabulary, ``[1, 7]``, always the same for one model."""
     embedding = token_embedding(model)
     vocab = int(embedding.weight.shape[0])
     generator = torch.Generator().manual_seed(0)

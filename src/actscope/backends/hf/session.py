@@ -8,7 +8,7 @@ buffer brings the batch to the CPU.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,8 @@ class HFSession:
             arrays = self._forward(batch, spans, keep)
         else:
             arrays = {s: self._empty(s) for s in self._selection.sites}
-        return _assemble(batch, spans, keep, arrays, self._selection, failures)
+        whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
+        return replace(whole, n_layers=self._model.n_layers)
 
     def _forward(
         self, batch: Batch, spans: list[Array | None], keep: list[int]

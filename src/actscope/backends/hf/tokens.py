@@ -34,8 +34,9 @@ def encode_example(tokenizer: Any, example: Example, *, chat: bool, vocab_size: 
         return _from_ids(tokenizer, example, vocab_size)
     if tokenizer is None:
         raise BadInputError(
-            f"example {example.id!r} is text, but the model was wrapped without a tokenizer",
-            next_step="wrap_model(hf_model, tokenizer), or pass token ids",
+            f"example {example.id!r} is text, but the model has no tokenizer",
+            next_step="save a tokenizer in the model's folder, wrap_model(hf_model, tokenizer), or "
+            "pass token ids",
         )
     if example.messages is not None or chat:
         turns = example.messages or (Message("user", example.text or ""),)
@@ -53,7 +54,9 @@ def encode_example(tokenizer: Any, example: Example, *, chat: bool, vocab_size: 
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Message], identity: str) -> str:
-    """The conversation as the model's template writes it, ready for the assistant to answer.
+    """The conversation as the model's template writes it.
+
+    It ends where the assistant is to answer, unless the assistant spoke last.
 
     Raises:
         BadInputError: the tokenizer has no chat template.
@@ -66,7 +69,9 @@ def render_chat(tokenizer: Any, messages: Sequence[Message], identity: str) -> s
         )
     turns = [{"role": m.role, "content": m.content} for m in messages]
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=turns[-1]["role"] != "assistant"
+        )
     except Exception as error:  # templates raise whatever they like, from inside jinja
         raise ExampleError(
             "chat_template", f"the chat template refuses example {identity!r}: {error}"
