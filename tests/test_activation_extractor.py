@@ -113,24 +113,24 @@ def test_layers_by_index_name_key_and_module(plain, model):
 def test_several_layers_of_different_kinds_at_once(plain, model):
     extractor = ActivationExtractor(model, layers=[0, -1, "blocks.0.down"])
     assert [str(s) for s in extractor.sites] == [
+        "blocks.0.down",
         "blocks.0.resid_post",
         "blocks.1.resid_post",
-        "blocks.0.down",
     ]
     found = extractor.extract(IDS)
     for example, ids in enumerate(IDS):
         before, after = by_hand(plain, ids, 0), by_hand(plain, ids, 1)
-        added = found[extractor.sites[2]][example]
+        added = found[extractor.sites[0]][example]
         torch.testing.assert_close(before + added, after)
 
 
 def test_sites_at_layers(model):
     extractor = ActivationExtractor(model, [0, -1], sites=["resid_pre", "resid_post"])
     assert [str(s) for s in extractor.sites] == [
-        "blocks.0.resid_pre",
-        "blocks.1.resid_pre",
         "blocks.0.resid_post",
         "blocks.1.resid_post",
+        "blocks.0.resid_pre",
+        "blocks.1.resid_pre",
     ]
     assert len(ActivationExtractor(model, "all").sites) == 2
     with pytest.raises(BadInputError, match="with sites, layers are indices"):
@@ -141,6 +141,21 @@ def test_sites_at_layers(model):
 def test_duplicates_are_refused(model, layers):
     with pytest.raises(BadInputError, match="twice"):
         ActivationExtractor(model, layers=layers)
+
+
+@pytest.mark.parametrize("layers", [[0, 0], [0, -2], "0,0", "1, -1"])
+@pytest.mark.parametrize("sites", ["resid_post", ["resid_post"], "embed,resid_pre"])
+def test_duplicate_indices_are_refused_with_sites_too(model, sites, layers):
+    with pytest.raises(BadInputError, match=r"layer [01] was asked for twice"):
+        ActivationExtractor(model, layers, sites=sites)
+
+
+@pytest.mark.parametrize("sites", ["resid_post[1,0]", "resid_post.1,resid_post.0", "resid_post"])
+def test_sites_have_one_order_however_they_were_asked_for(model, sites):
+    layers = [1, 0] if sites == "resid_post" else "all"
+    wanted = ActivationExtractor(model, "all").sites
+    assert ActivationExtractor(model, layers, sites=sites).sites == wanted
+    assert ActivationExtractor(model, [1, 0]).sites == wanted
 
 
 @pytest.mark.parametrize("layer", [2, -3, 99])
@@ -229,7 +244,7 @@ def test_bad_inputs(model):
         extractor.extract([])
     with pytest.raises(ExampleError, match="no tokens"):
         extractor.extract([[]])
-    with pytest.raises(BadInputError, match="without a tokenizer"):
+    with pytest.raises(BadInputError, match="no tokenizer"):
         extractor.extract(["text"])
     with pytest.raises(ExampleError, match=str(VOCAB)):
         extractor.extract([[VOCAB]])

@@ -1,5 +1,7 @@
 """The runner on synthetic data: shapes and metadata in every store, resume, and its edges."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from actscope import ActivationExtractor, DatasetRunner, ShardStorage, open_run,
 from actscope.capture import CaptureOptions
 from actscope.core.errors import BadInputError, RunMismatchError
 from actscope.core.protocols import GenerationParams
+from actscope.core.text import Span
 
 VOCAB, WIDTH = 40, 12
 LENGTHS = [5, 2, 3, 7, 1, 4, 4, 6, 2, 3]
@@ -191,6 +194,68 @@ def test_ranges_of_one_dataset_have_one_fingerprint(model, tmp_path):
     assert parts[0].fingerprint == parts[1].fingerprint
     assert parts[0].path != parts[1].path
     assert [e.index for e in parts[1].open().examples] == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("sites", ["resid_post[1,0]", "resid_post"])
+def test_the_order_sites_were_asked_for_in_changes_no_byte(model, tmp_path, sites):
+    folders = []
+    for name, wanted in (("a", "resid_post"), ("b", sites)):
+        extractor = ActivationExtractor(model, "all", sites=wanted)
+        folders.append(
+            DatasetRunner(DATASET, 4, extractor, ShardStorage(tmp_path)).run(run_id=name)
+        )
+    a, b = folders
+    assert a.fingerprint == b.fingerprint
+    shards = [sorted((done.path / "shards").iterdir()) for done in folders]
+    assert [p.name for p in shards[0]] == [p.name for p in shards[1]]
+    assert [p.read_bytes() for p in shards[0]] == [p.read_bytes() for p in shards[1]]
+
+
+@pytest.mark.parametrize("span", ["response", "response-special"])
+def test_a_span_of_the_answer_without_answers_is_refused(model, tmp_path, span):
+    parsed = Span.parse("response", exclude_special=span.endswith("special"))
+    extractor = ActivationExtractor(model, span=parsed)
+    runner = DatasetRunner(DATASET, 4, extractor, ShardStorage(tmp_path))
+    for work in (runner.run, runner.dry_run):
+        with pytest.raises(BadInputError, match="response"):
+            work(run_id="r")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"temperature": -0.1}, "temperature must"),
+        ({"temperature": math.nan}, "temperature must"),
+        ({"temperature": math.inf}, "temperature must"),
+        ({"top_p": 0.0}, "top_p must"),
+        ({"top_p": 1.1}, "top_p must"),
+        ({"top_p": math.nan}, "top_p must"),
+        ({"top_k": -1}, "top_k must"),
+    ],
+)
+def test_sampling_parameters_that_mean_nothing_are_refused(params, says):
+    with pytest.raises(BadInputError, match=says):
+        CaptureOptions(generation=GenerationParams(**params))
+
+
+def test_bfloat16_on_disk_only_where_the_store_has_it(model, tmp_path):
+    options = CaptureOptions(storage_dtype="bfloat16")
+    extractor = ActivationExtractor(model)
+    runner = DatasetRunner(DATASET, 4, extractor, ShardStorage(tmp_path), options=options)
+    dry = runner.dry_run(run_id="r")
+    run = runner.run(run_id="r").open()
+    site = run.summary().sites["blocks.1.resid_post"]
+    assert site.dtype == "bfloat16"
+    assert list(dry.dtypes.values()) == ["bfloat16"]
+    assert list(dry.bytes_by_site.values()) == [site.bytes] == [sum(LENGTHS) * WIDTH * 2]
+    want = extractor.extract([DATASET[3]])["resid_post", 1][0]
+    torch.testing.assert_close(run.get("resid_post", 1, example=3), want.bfloat16())
+    runner = DatasetRunner(DATASET, 4, extractor, actscope.NPZStorage(tmp_path), options=options)
+    with pytest.raises(BadInputError, match="NPZStorage has no bfloat16"):
+        runner.run(run_id="n")
+    assert not (tmp_path / "n").exists()
 
 
 def test_an_encoders_pooler_has_one_row_an_example(tmp_path):

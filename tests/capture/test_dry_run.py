@@ -20,10 +20,12 @@ def model_bf16(tokenizer):
     return wrap_model(tiny_model("llama", torch.bfloat16), tokenizer)
 
 
-@pytest.mark.parametrize("storage_dtype", ["native", "float32", "float16"])
+@pytest.mark.parametrize("storage_dtype", ["native", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("strategy", [None, "mean", lambda h: h[0][:5]])
 @pytest.mark.parametrize("store", [ShardStorage, NPZStorage])
 def test_bytes_by_site_are_exact(model_bf16, text_of, tmp_path, storage_dtype, strategy, store):
+    if storage_dtype == "bfloat16" and not store.keeps_bfloat16:
+        pytest.skip("this store has no bfloat16")
     extractor = ActivationExtractor(
         model_bf16, [0, -1], strategy, sites=["resid_post", "logits"], span="last:4"
     )
@@ -120,7 +122,7 @@ def test_what_does_not_fit_is_refused_before_it_begins(model, text_of, tmp_path,
     need = runner.dry_run(run_id="r").total_bytes
     for free, fits in ((need - 1, False), (need, True)):
         now = usage._replace(free=free)
-        monkeypatch.setattr("actscope.capture.dry_run.shutil.disk_usage", lambda p, now=now: now)
+        monkeypatch.setattr("actscope.capture.disk.shutil.disk_usage", lambda p, now=now: now)
         assert runner.dry_run(run_id="r").fits == fits
         if not fits:
             with pytest.raises(NotEnoughDiskError, match="does not fit the disk"):
@@ -152,3 +154,20 @@ def test_a_prompt_that_would_stop_the_run_stops_the_dry_run(model, text_of, tmp_
     runner = DatasetRunner(text_of(3, 90), None, ActivationExtractor(model), ShardStorage(tmp_path))
     with pytest.raises(ExampleError, match="'1' has 91 tokens"):
         runner.dry_run()
+
+
+@pytest.mark.parametrize("storage_dtype", ["native", "bfloat16", "float16"])
+def test_one_row_an_example_is_counted_as_it_is_stored(text_of, tmp_path, storage_dtype):
+    import torch
+
+    encoder = wrap_model(tiny_model("bert", torch.bfloat16), None)
+    extractor = ActivationExtractor(encoder, sites=["pooler", "resid_post"])
+    options = CaptureOptions(storage_dtype=storage_dtype)
+    dataset = [[5, 6, 7], [8]]
+    runner = DatasetRunner(dataset, None, extractor, ShardStorage(tmp_path), options=options)
+    dry = runner.dry_run(run_id="r")
+    sites = runner.run(run_id="r").open().summary().sites
+    assert {str(s): d for s, d in dry.dtypes.items()} == {k: s.dtype for k, s in sites.items()}
+    assert {str(s): n for s, n in dry.bytes_by_site.items()} == {
+        k: s.bytes for k, s in sites.items()
+    }

@@ -54,7 +54,7 @@ def test_a_run_keeps_its_plan_but_not_for_another_range():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"on_too_long": "truncate"}, {"storage_dtype": "int8"}, {"storage_dtype": "bfloat16"}]
+    "bad", [{"on_too_long": "truncate"}, {"storage_dtype": "int8"}, {"storage_dtype": "float64"}]
 )
 def test_options_name_what_there_is(bad):
     with pytest.raises(UnknownNameError):

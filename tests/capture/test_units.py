@@ -11,7 +11,7 @@ from actscope.capture.prepare import prepare, truncated
 from actscope.capture.progress import Silent
 from actscope.capture.units import UnitWorker
 from actscope.core.activations import TokenRow
-from actscope.core.errors import ExampleError
+from actscope.core.errors import BadInputError, ExampleError
 from actscope.core.protocols import GenerationParams
 from actscope.core.spec import UnitPlan
 from actscope.core.text import Example
@@ -152,6 +152,37 @@ def test_truncation_keeps_the_special_ends_and_exactly_the_limit():
                         if head + tail < limit and not special.all():
                             assert ids[:head] == list(range(head))
                             assert ids[limit - tail :] == list(range(length - tail, length))
+
+
+def test_new_tokens_that_leave_no_prompt_are_refused(model, text_of, tmp_path):
+    for dataset in (text_of(3), []):
+        for n in (64, 100):
+            options = CaptureOptions(generation=GenerationParams(n), on_too_long="truncate-left")
+            runner = DatasetRunner(
+                dataset, None, ActivationExtractor(model), ShardStorage(tmp_path), options=options
+            )
+            with pytest.raises(
+                BadInputError, match=f"{n} new tokens leave no room in a context of 64"
+            ):
+                runner.run()
+    assert not any(tmp_path.iterdir())
+    options = CaptureOptions(generation=GenerationParams(63), on_too_long="truncate-left")
+    assert len(prepare(model, options, Example("x", token_ids=(5,) * 9), 0).row) == 1
+
+
+@pytest.mark.parametrize(
+    ("max_length", "says"),
+    [
+        (None, "the limit is 24: 40 new tokens take the rest of a context of 64"),
+        (50, "the limit is 24: 40 new tokens take the rest of a context of 64"),
+        (20, "the limit is 20"),
+    ],
+)
+def test_the_message_names_what_lowered_the_limit(model, max_length, says):
+    options = CaptureOptions(generation=GenerationParams(40), max_length=max_length)
+    with pytest.raises(ExampleError) as caught:
+        prepare(model, options, Example("x", token_ids=(5,) * 60), 0)
+    assert caught.value.what == f"example 'x' has 60 tokens; {says}"
 
 
 def test_the_answer_counts_towards_the_context(model):

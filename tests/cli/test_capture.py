@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_a_run_that_cannot_fit_is_refused(
     import shutil
 
     usage = shutil.disk_usage(tmp_path)._replace(free=20_000)
-    monkeypatch.setattr("actscope.capture.dry_run.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("actscope.capture.disk.shutil.disk_usage", lambda path: usage)
     arguments = ["capture", "--source", prompts, *out_args(tmp_path / "r", model_folder)]
     for more in ([], ["--dry-run"]):
         done = actscope_cli(*arguments, *more)
@@ -175,6 +176,11 @@ def test_an_empty_dataset_makes_an_empty_complete_run(actscope_cli, model_folder
     assert done.exit_code == 0, done.output
     run = open_run(tmp_path / "r")
     assert (len(run), run.complete, run.verify().ok) == (0, True, True)
+    bad = ["--generate", "2", "--temperature", "inf"]
+    done = actscope_cli(
+        "capture", "--source", source, *bad, *out_args(tmp_path / "b", model_folder)
+    )
+    refused(done, "temperature must")
     assert actscope_cli("runs", "show", tmp_path / "r").exit_code == 0
 
 
@@ -185,6 +191,19 @@ def test_an_empty_dataset_makes_an_empty_complete_run(actscope_cli, model_folder
         (["--sites", "resid_post.7"], ["layer out of range", "the model has 3 layers"]),
         (["--layers", "0,7"], ["layer out of range", "got: 7"]),
         (["--layers", "first"], ["a layer must be a whole number"]),
+        (["--layers", "0,0"], ["layer 0 was asked for twice"]),
+        (["--layers", "0,-3"], ["layer 0 was asked for twice"]),
+        (["--span", "response"], ["no answer", "--generate"]),
+        (["--generate", "64"], ["64 new tokens leave no room in a context of 64"]),
+        (["--text-field", "q"], ["--text-field", "--source"]),
+        (["--id_field", "q"], ["--id-field", "--source"]),
+        (["--temperature", "0.7"], ["--temperature", "--generate"]),
+        (["--top-p", "1"], ["--top-p", "--generate"]),
+        (["--top_k", "3"], ["--top-k", "--generate"]),
+        (["--seed", "0"], ["--seed", "--generate"]),
+        (["--temperature", "nan", "--generate", "2"], ["temperature must"]),
+        (["--top-p", "nan", "--generate", "2"], ["top_p must"]),
+        (["--storage-dtype", "bfloat16", "--store", "npz"], ["no bfloat16"]),
         (["--sites", "model.layer.0"], ["model.layers.0"]),
         (["--sites", "pooler"], ["unavailable"]),
         (["--pool", "meen"], ["unknown", "did you mean 'mean'?"]),
@@ -264,6 +283,40 @@ def test_an_empty_text_is_a_failure_on_record(actscope_cli, bare_model_folder, t
     run = open_run(out)
     assert [e.id for e in run.examples] == ["0", "2"]
     assert [(f.id, f.index, f.kind) for f in run.failures] == [("1", 1, "no_tokens")]
+
+
+def test_a_run_in_which_everything_failed_says_so(actscope_cli, bare_model_folder, tmp_path):
+    out = tmp_path / "r"
+    arguments = ["capture", "--prompt", "", "--prompt", " ", *out_args(out, bare_model_folder)]
+    done = actscope_cli(*arguments)
+    assert done.exit_code == 1, done.output
+    assert "error: nothing was captured: 2 examples failed" in done.stderr
+    assert "2 no_tokens" in done.stderr
+    assert "Traceback" not in done.output
+    run = open_run(out)
+    assert (len(run), len(run.failures), run.complete) == (0, 2, True)
+    done = actscope_cli(*arguments)  # nothing is tried again
+    assert done.exit_code == 0, done.output
+
+
+def test_places_that_hold_no_run(actscope_cli, model_folder, tmp_path):
+    file = tmp_path / "some.py"
+    file.write_text("")
+    for more in ([], ["--dry-run"]):
+        base = ["capture", "--prompt", "w1", *more]
+        done = actscope_cli(*base, *out_args(file / "sub", model_folder))
+        refused(done, f"{file} is a file")
+        if Path("/proc/self").exists():
+            done = actscope_cli(*base, *out_args("/proc/foo", model_folder))
+            refused(done, "nothing can be written in /proc")
+            assert "does not fit" not in done.output
+
+
+def test_bfloat16_on_disk(actscope_cli, model_folder, tmp_path):
+    out = out_args(tmp_path / "r", model_folder)
+    done = actscope_cli("capture", "--prompt", "w1 w2", "--storage-dtype", "bfloat16", *out)
+    assert done.exit_code == 0, done.output
+    assert str(open_run(tmp_path / "r").array("resid_post", 0, example=0).dtype) == "bfloat16"
 
 
 def test_a_prompt_over_the_context(actscope_cli, model_folder, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +11,12 @@ from actscope.capture.estimate import with_answer
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.options import CaptureOptions
 from actscope.capture.prepare import Prepared
-from actscope.capture.sizes import readable_bytes
 from actscope.core.activations import Batch
 from actscope.core.batching import length_sorted_batches
-from actscope.core.errors import NotEnoughDiskError
 from actscope.core.sites import Site
 from actscope.core.spec import UnitPlan
 
-__all__ = ["DryRun", "free_disk", "refuse_bytes", "seconds_per_token"]
+__all__ = ["UNIT_OVERHEAD", "DryRun", "seconds_per_token"]
 
 UNIT_OVERHEAD = 16 << 10
 """Headers and the commit record of one unit, about."""
@@ -68,29 +65,6 @@ class DryRun:
     def fits(self) -> bool:
         """Whether the free disk suffices."""
         return self.total_bytes <= self.free_bytes
-
-
-def free_disk(path: Path) -> int:
-    """Free bytes where a path is, or would be."""
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def refuse_bytes(need: int, free: int, path: Path) -> None:
-    """Compare two figures.
-
-    Raises:
-        NotEnoughDiskError: the first is larger.
-    """
-    if need > free:
-        raise NotEnoughDiskError(
-            f"the run needs {readable_bytes(need)} and does not fit the disk of {path}",
-            got=f"{readable_bytes(free)} free",
-            next_step="fewer sites or layers, --pool, --span, --limit, --storage-dtype float16, "
-            "or another disk",
-        )
 
 
 def seconds_per_token(

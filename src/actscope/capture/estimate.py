@@ -142,16 +142,20 @@ def measure_rows(
             extractor.model.generate_rows([shortest.row], one)
         batch = extractor.extract(Batch((with_answer(shortest.row, options),)))
         for site, array in batch.arrays.items():
-            dtypes[site] = stored_dtype(dtype_name(array.dtype), options.storage_dtype, bf16)
+            pooled = batch.is_pooled(site)
+            computed = dtype_name(array.dtype)
+            dtypes[site] = stored_dtype(computed, options.storage_dtype, bf16, pooled=pooled)
             size = array.shape[-1] * {"float16": 2, "bfloat16": 2, "float64": 8}.get(
                 dtypes[site], 4
             )
-            (per_example if batch.is_pooled(site) else per_row)[site] = size
+            (per_example if pooled else per_row)[site] = size
     return RowCost(per_row, per_example, dtypes, extractor.strategy.pools)
 
 
-def stored_dtype(computed: str, asked: str, bf16: bool) -> str:
-    """The dtype on disk of what was computed."""
+def stored_dtype(computed: str, asked: str, bf16: bool, *, pooled: bool) -> str:
+    """The dtype on disk of what was computed; one row an example is float32 or float16."""
+    if pooled:
+        return "float16" if asked == "float16" else "float32"
     if asked != "native":
         return asked
     return "float32" if computed == "bfloat16" and not bf16 else computed

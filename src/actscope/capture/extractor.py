@@ -16,7 +16,7 @@ from actscope.core.protocols import (
     Selection,
     Strategy,
 )
-from actscope.core.sites import Site, expand_sites
+from actscope.core.sites import Site
 from actscope.core.text import Span, as_examples
 from actscope.strategies import as_strategy
 
@@ -52,7 +52,7 @@ class ActivationExtractor:
         span: str | Span = "all",
     ) -> None:
         self.model = model
-        chosen = _chosen(model, layers, sites)
+        chosen = tuple(sorted(_chosen(model, layers, sites)))
         self.selection = Selection(chosen, as_strategy(strategy), Span.parse(span))
         self.selection.strategy.check(model)
         model.open(self.selection)  # refuses what this model does not have; no hook is set yet
@@ -65,7 +65,7 @@ class ActivationExtractor:
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """What is captured, in the order asked for."""
+        """What is captured, sorted: however it was asked for, the same sites are the same work."""
         return self.selection.sites
 
     @property
@@ -147,18 +147,12 @@ def _chosen(
     sites: str | Sequence[str | Site] | None,
 ) -> tuple[Site, ...]:
     if sites is not None:
-        return expand_sites(sites, _indices(layers), model.n_layers)
+        return model.expand(sites, _indices(layers))
     if layers == "all":
         return model.resolve_layers(range(model.n_layers))
     if isinstance(layers, (str, int)):
         layers = [layers]
-    found = model.resolve_layers(list(layers))
-    for place, site in enumerate(found):
-        if site in found[:place]:
-            raise BadInputError(
-                f"the layer {site} was asked for twice", next_step="name every layer once"
-            )
-    return found
+    return model.resolve_layers(list(layers))
 
 
 def _indices(layers: Sequence[LayerSelector] | str) -> str | list[int]:

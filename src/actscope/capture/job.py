@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from actscope.capture import estimate
-from actscope.capture.dry_run import UNIT_OVERHEAD, free_disk, refuse_bytes
+from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
+from actscope.capture.dry_run import UNIT_OVERHEAD
 from actscope.capture.extractor import ActivationExtractor
+from actscope.capture.long_prompts import refuse_too_long
 from actscope.capture.options import CaptureOptions
 from actscope.capture.plan import adopt, choose_unit_size, dataset_range, make_plan
 from actscope.capture.prepare import Prepared, prompt_limit
+from actscope.core.errors import BadInputError
 from actscope.core.protocols import RunWriter, Source, Storage
 from actscope.core.spec import CaptureSpec, UnitPlan, unit_id
 
@@ -85,15 +88,24 @@ class Job:
         request = self.request
         return estimate.count(request.extractor, request.source, request.options, units)
 
-    def refuse_if_too_large(self) -> None:
-        """Stop before the first unit if the last one could not be written.
+    def check(self) -> None:
+        """Stop before the first unit if a later one would stop the run.
 
         Raises:
+            OutputFolderError: nothing can be written where the run would be.
+            ExampleError: a prompt is too long and the policy is ``error``.
             NotEnoughDiskError: with both figures.
         """
         units = self.missing()
         if not units:
             return
+        request = self.request
+        if _tells_path(request.storage):
+            refuse_unwritable(self.path)
+        refuse_too_long(request.extractor.model, request.options, request.source, units)
+        self._refuse_if_too_large(units)
+
+    def _refuse_if_too_large(self, units: Sequence[tuple[int, int]]) -> None:
         chosen = _spread(units)
         counts = self.count(chosen).scaled(examples_in(units) / examples_in(chosen))
         need = sum(counts.bytes_by_site(self.cost).values()) + len(units) * UNIT_OVERHEAD
@@ -105,9 +117,11 @@ def resolve(request: Request) -> Job:
     """Work out the spec, the plan and the place of a run.
 
     Raises:
+        BadInputError: what was asked for can hold nothing, or not in this storage.
         RunMismatchError: the run exists with another spec or range.
     """
     r = request
+    _refuse_in_vain(r)
     items = estimate.sample(r.extractor, r.source, r.options)
     cost = estimate.measure_rows(r.extractor, items, r.options, r.storage.keeps_bfloat16)
     footprint = estimate.mean_footprint(r.extractor, items, r.options, cost)
@@ -123,6 +137,21 @@ def resolve(request: Request) -> Job:
         ignored = [word for word in ignored if word != "unit_size"]
     notices = tuple(f"the run keeps the {word} it was begun with" for word in ignored)
     return Job(r, name, path, stored is not None, spec, plan, items, cost, notices)
+
+
+def _refuse_in_vain(request: Request) -> None:
+    options, storage = request.options, request.storage
+    if request.extractor.selection.span.kind == "response" and options.generation is None:
+        raise BadInputError(
+            "the span is response, but there is no answer to take it from",
+            next_step="--generate N answers the prompts (CaptureOptions(generation=...)), or "
+            "choose another --span",
+        )
+    if options.storage_dtype == "bfloat16" and not storage.keeps_bfloat16:
+        raise BadInputError(
+            f"{type(storage).__name__} has no bfloat16",
+            next_step="--storage-dtype float16 or float32, or --store shards",
+        )
 
 
 def examples_in(units: Sequence[tuple[int, int]]) -> int:
@@ -160,10 +189,14 @@ def _existing(storage: Any, run_id: str) -> tuple[Path, UnitPlan | None]:
     A storage from outside may answer neither question; its runs then are where the writer says, and
     their plans are checked by ``open_run`` alone.
     """
-    where, plan = (getattr(storage, name, None) for name in ("run_path", "stored_plan"))
-    path = Path(where(run_id)) if where else Path()
+    plan = getattr(storage, "stored_plan", None)
+    path = Path(storage.run_path(run_id)) if _tells_path(storage) else Path()
     stored = plan(run_id) if plan else None
     return path, None if stored is None else UnitPlan.from_json(stored)
+
+
+def _tells_path(storage: object) -> bool:
+    return callable(getattr(storage, "run_path", None))
 
 
 def _spread(units: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

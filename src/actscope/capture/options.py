@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from actscope.core.errors import BadInputError, UnknownNameError
@@ -10,7 +11,7 @@ from actscope.core.protocols import GenerationParams
 __all__ = ["ON_TOO_LONG", "STORAGE_DTYPES", "CaptureOptions"]
 
 ON_TOO_LONG = ("error", "skip", "truncate-left", "truncate-right")
-STORAGE_DTYPES = ("native", "float32", "float16")
+STORAGE_DTYPES = ("native", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,16 @@ class CaptureOptions:
         unit_size: Examples in a unit of work; None chooses by length and bytes.
         offset: First example of the range.
         limit: Number of examples of the range; None takes the rest.
-        on_too_long: ``error`` stops before anything of the unit is written; ``skip`` records a
-            failure; ``truncate-left`` and ``truncate-right`` drop tokens on that side and note it.
+        on_too_long: ``error`` stops before the first unit is captured; ``skip`` records a failure;
+            ``truncate-left`` and ``truncate-right`` drop tokens on that side and note it.
             Special tokens at the ends of the prompt (BOS, template marks) stay.
         max_length: Longest prompt in tokens; None means the model's context.
         chat: Whether plain text becomes one user turn of the chat template.
         generation: Continue each prompt and capture the answer too.
         keep_text: Whether text and token ids are stored. Without it, metadata keeps its numbers
             and booleans only.
-        storage_dtype: ``native`` (what was computed), ``float32`` or ``float16``.
+        storage_dtype: ``native`` (what was computed), ``float32``, ``float16`` or ``bfloat16``
+            (where the storage has it; one row an example stays float32).
         queue_bytes: How much may wait for the disk before the model waits too.
     """
 
@@ -55,11 +57,25 @@ class CaptureOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInputError(f"{name} must be at least 1", got=value)
-        if self.generation is not None and self.generation.max_new_tokens < 1:
-            raise BadInputError(
-                "max_new_tokens must be at least 1", got=self.generation.max_new_tokens
-            )
+        if self.generation is not None:
+            _check_generation(self.generation)
         for name in ("offset", "limit"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise BadInputError(f"{name} must not be negative", got=value)
+
+
+def _check_generation(params: GenerationParams) -> None:
+    """Refuse parameters that mean nothing, before a model is asked."""
+    if params.max_new_tokens < 1:
+        raise BadInputError("max_new_tokens must be at least 1", got=params.max_new_tokens)
+    if params.temperature < 0:
+        raise BadInputError(
+            "temperature must not be negative", got=params.temperature, expected="0 for greedy"
+        )
+    if not math.isfinite(params.temperature):
+        raise BadInputError("temperature must be a finite number", got=params.temperature)
+    if not 0 < params.top_p <= 1:
+        raise BadInputError("top_p must lie in (0, 1]", got=params.top_p)
+    if params.top_k < 0:
+        raise BadInputError("top_k must not be negative", got=params.top_k, expected="0 for all")

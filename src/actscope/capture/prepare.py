@@ -10,7 +10,7 @@ import numpy as np
 from actscope.capture.options import CaptureOptions
 from actscope.core.activations import ExampleFailure, ExampleRecord, TokenRow
 from actscope.core.arrays import Array
-from actscope.core.errors import ExampleError
+from actscope.core.errors import BadInputError, ExampleError
 from actscope.core.protocols import BackendModel
 from actscope.core.text import PROMPT, Example
 
@@ -37,13 +37,30 @@ class Prepared:
 
 
 def prompt_limit(model: BackendModel, options: CaptureOptions) -> int | None:
-    """The longest prompt in tokens: what was asked for, within the context less the answer."""
-    limits = [options.max_length]
-    if model.context_length is not None:
-        answer = options.generation.max_new_tokens if options.generation else 0
-        limits.append(max(model.context_length - answer, 1))
-    known = [limit for limit in limits if limit is not None]
+    """The longest prompt in tokens: what was asked for, within the context less the answer.
+
+    Raises:
+        BadInputError: the answer leaves no room for a prompt.
+    """
+    room = model.context_length
+    if room is not None and options.generation is not None:
+        room -= options.generation.max_new_tokens
+        if room < 1:
+            raise BadInputError(
+                f"{options.generation.max_new_tokens} new tokens leave no room in a context of "
+                f"{model.context_length}",
+                next_step="ask for a shorter answer",
+            )
+    known = [limit for limit in (options.max_length, room) if limit is not None]
     return min(known) if known else None
+
+
+def _limit_in_words(model: BackendModel, options: CaptureOptions, limit: int) -> str:
+    """The limit, and what lowered it where that is the answer."""
+    answer = options.generation.max_new_tokens if options.generation else 0
+    if not answer or model.context_length is None or limit == options.max_length:
+        return str(limit)
+    return f"{limit}: {answer} new tokens take the rest of a context of {model.context_length}"
 
 
 def prepare_all(
@@ -81,8 +98,10 @@ def prepare(model: BackendModel, options: CaptureOptions, example: Example, inde
     if options.on_too_long in ("error", "skip"):
         raise ExampleError(
             "too_long",
-            f"example {example.id!r} has {len(row)} tokens; the limit is {limit}",
-            next_step="--on-too-long skip, truncate-left or truncate-right goes on without it",
+            f"example {example.id!r} has {len(row)} tokens; the limit is "
+            + _limit_in_words(model, options, limit),
+            next_step="--on-too-long skip goes on without it; truncate-left and truncate-right "
+            "shorten it",
         )
     side = options.on_too_long.removeprefix("truncate-")
     return Prepared(

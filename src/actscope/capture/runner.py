@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actscope.capture.dataset import as_dataset
-from actscope.capture.dry_run import DryRun, free_disk, seconds_per_token
+from actscope.capture.disk import free_disk
+from actscope.capture.dry_run import DryRun, seconds_per_token
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.interrupt import CaptureInterrupted, GracefulStop, StopRequested
 from actscope.capture.job import Job, Request, examples_in, resolve
@@ -118,7 +119,9 @@ class DatasetRunner:
 
         Raises:
             RunMismatchError: the run exists with another spec or range.
+            OutputFolderError: nothing can be written where it would be.
             NotEnoughDiskError: it cannot fit.
+            ExampleError: a prompt is too long and the policy is ``error``.
             CaptureInterrupted: Ctrl-C or SIGTERM; everything committed is safe.
         """
         began = time.perf_counter()
@@ -131,7 +134,7 @@ class DatasetRunner:
         job = self._resolve(now, run_id)
         for notice in job.notices:
             self._progress.notice(notice)
-        job.refuse_if_too_large()
+        job.check()
         writer = job.open()
         try:
             tally = self._work(job, writer)

@@ -37,7 +37,7 @@ def print_dry_run(out: Console, dry: DryRun) -> None:
     Raises:
         NotEnoughDiskError: it would not fit; the figures are printed first.
     """
-    from actscope.capture.dry_run import refuse_bytes
+    from actscope.capture.disk import refuse_bytes
 
     rows = [(site, dry.dtypes[site], f"{size:,}") for site, size in dry.bytes_by_site.items()]
     out.print(table("Bytes by site", ["site", "dtype", "bytes#"], rows))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from actscope.core.errors import BadInputError
+from actscope.core.errors import BadInputError, RunError
 
 if TYPE_CHECKING:
     from actscope.backends.hf import HFModel
@@ -111,9 +112,10 @@ _STORE_OPTIONS = (
     click.option("--store", default="shards", show_default=True, help="shards, npz or hdf5."),
     click.option(
         "--storage-dtype",
-        type=click.Choice(["native", "float32", "float16"]),
+        type=click.Choice(["native", "float32", "float16", "bfloat16"]),
         default="native",
         show_default=True,
+        help="native stores what was computed.",
     ),
     click.option("--no-text", is_flag=True, help="Keep text and token ids out of the store."),
     click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens of a batch."),
@@ -142,24 +144,56 @@ Examples:
 """,
 )
 @_with_options
-def capture(**options: Any) -> None:
+@click.pass_context
+def capture(ctx: click.Context, **options: Any) -> None:
     """Capture activations of prompts into a run on disk. The same command again resumes."""
     arguments = CaptureArguments(**options)
-    from actscope.cli._console import console, error_console
+    _refuse_idle(ctx, arguments)
+    from actscope.capture.disk import refuse_unwritable
+    from actscope.cli._console import console, counted, error_console
     from actscope.cli._progress import Bar
-    from actscope.cli._summaries import print_dry_run, print_result
+    from actscope.cli._summaries import failures_line, print_dry_run, print_result
 
     dataset = _dataset(arguments)
     storage, name = _storage(arguments)
+    chosen = _options(arguments)
     model = _model(arguments)
     bar = Bar(error_console())
-    runner = _runner(arguments, model, dataset, storage, bar)
+    runner = _runner(arguments, model, dataset, storage, chosen, bar)
     if arguments.dry_run:
-        print_dry_run(console(), runner.dry_run(run_id=name))
+        dry = runner.dry_run(run_id=name)
+        if arguments.out is not None and dry.units:
+            refuse_unwritable(dry.path)
+        print_dry_run(console(), dry)
         return
     with bar:
         result = runner.run(run_id=name)
     print_result(console(), result)
+    if result.failures and not result.captured and not result.resumed:
+        failed = counted(sum(result.failures.values()), "example")
+        raise RunError(
+            f"nothing was captured: {failed} failed",
+            got=failures_line(result.failures),
+            next_step="the run keeps them on record, runs show tells why; capture into a new "
+            "folder once that is mended",
+        )
+
+
+def _refuse_idle(ctx: click.Context, arguments: CaptureArguments) -> None:
+    """Options that were written and would do nothing."""
+    needs: dict[str, tuple[str, ...]] = {}
+    if arguments.prompt and arguments.source is None:
+        needs["--source"] = ("text_field", "id_field")
+    if arguments.generate is None:
+        needs["--generate"] = ("temperature", "top_p", "top_k", "seed")
+    for needed, names in needs.items():
+        for name in names:
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                option = "--" + name.replace("_", "-")
+                raise BadInputError(
+                    f"{option} has no effect without {needed}",
+                    next_step=f"leave {option} out, or add {needed}",
+                )
 
 
 def _dataset(arguments: CaptureArguments) -> object:
@@ -204,6 +238,7 @@ def _runner(
     model: HFModel,
     dataset: object,
     storage: Storage,
+    options: CaptureOptions,
     progress: Progress,
 ) -> DatasetRunner:
     from actscope.capture.runner import DatasetRunner
@@ -213,7 +248,7 @@ def _runner(
         arguments.batch_size,
         _extractor(arguments, model),
         storage,
-        options=_options(arguments),
+        options=options,
         progress=progress,
     )
 

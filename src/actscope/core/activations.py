@@ -180,7 +180,7 @@ class ActivationBatch:
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The captured sites, in the order asked for."""
+        """The captured sites."""
         return tuple(self.arrays)
 
     @property

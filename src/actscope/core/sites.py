@@ -149,8 +149,9 @@ def expand_sites(
 
     Raises:
         UnknownNameError: no such site.
-        BadInputError: a layer the model does not have, or nothing asked for.
+        BadInputError: a layer the model does not have or asked for twice, or nothing asked for.
     """
+    layers = layers if layers is None or isinstance(layers, str) else list(layers)
     wanted: list[str | Site] = [sites] if isinstance(sites, str) else list(sites)
     found: dict[Site, None] = {}
     for item in wanted:
@@ -199,7 +200,13 @@ def _layer_list(layers: str | Iterable[int] | None, n_layers: int) -> list[int]:
         return list(range(n_layers))
     if isinstance(layers, str):
         layers = [_to_int(x) for x in layers.split(",") if x.strip()]
-    return [resolve_layer(layer, n_layers) for layer in layers]
+    resolved = [resolve_layer(layer, n_layers) for layer in layers]
+    for place, layer in enumerate(resolved):
+        if layer in resolved[:place]:
+            raise BadInputError(
+                f"the layer {layer} was asked for twice", next_step="name each layer once"
+            )
+    return resolved
 
 
 def _to_int(text: str) -> int:
