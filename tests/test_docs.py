@@ -77,3 +77,10 @@ def test_every_seam_is_documented() -> None:
     assert len(rooms) >= 7
     for room in rooms:
         assert f"{room}/" in pages, f"no page mentions the room {room}/"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*PAGES, "CONTRIBUTING.md"]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"

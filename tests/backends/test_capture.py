@@ -228,3 +228,13 @@ def test_a_module_of_one_word_is_a_site(model: HFModel) -> None:
     batch = model.capture(IDS, sites="lm_head, logits")
     for a, b in zip(batch["lm_head"], batch["logits"], strict=True):
         assert torch.equal(a, b)
+
+
+def test_one_layer_may_be_a_plain_number(model: HFModel) -> None:
+    assert model.capture(IDS, layers=-1).sites == (Site("resid_post", 2),)
+
+
+def test_a_batch_is_shown_in_one_line(model: HFModel) -> None:
+    batch = model.capture(IDS, sites="resid_pre,resid_post", layers=[0, 2])
+    expected = "<ActivationBatch 3 examples, 10 tokens, resid_post, resid_pre x 2 layers, float32>"
+    assert repr(batch) == expected

@@ -180,3 +180,16 @@ def test_attention_models_generate_in_batches(model: Any) -> None:
 def test_temperatures_that_are_no_numbers(model: Any, temperature: float) -> None:
     with pytest.raises(BadInputError, match="temperature"):
         model.generate(["x"], temperature=temperature)
+
+
+def test_generating_and_loading_say_nothing(
+    tmp_path: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from actscope import load_model
+
+    hf = tiny_model("llama", vocab_size=BYTE_VOCAB)
+    hf.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    capfd.readouterr()
+    load_model(str(tmp_path)).generate(PROMPTS, max_new_tokens=2, temperature=0.9)
+    assert capfd.readouterr() == ("", "")

@@ -129,6 +129,14 @@ def test_matplotlib_is_missed_before_anything_is_captured(model, tmp_path, monke
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_with_something_else_in_it_is_refused(model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    params = TourParams(out=tmp_path, report=tmp_path / "report.html")
+    with pytest.raises(BadInputError, match=r"not the tour's[\s\S]*notes\.txt"):
+        run_tour(model, params)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_norms_are_those_of_the_stored_rows(model, tour):
     layer = model.n_layers - 2
     runs = [open_run(tour[0].out / name) for name in ("texts", "prompts")]
@@ -182,7 +190,7 @@ def test_the_report_states_what_the_runs_hold(model, tour):
     assert result.report == params.report
     for finding in (
         rf"The residual norm \w+ .* from block 0 to block {model.n_layers - 1}",
-        r"Of the answers’ tokens, the lens guesses \d+% after block",
+        r"Of the answers’ tokens, the lens guesses right \d+% after block",
         r"Raw cosines of the texts lie within",
         r"n = 190 pairs",
         r"All [\d,]+ stored bytes are what was captured",

@@ -17,9 +17,12 @@ from rich.text import Text
 
 __all__ = ["Bar"]
 
+LINE_EVERY = 30.0
+"""Seconds between two lines in a log file or a pipe."""
+
 
 class Bar:
-    """Draws what a run tells; nothing but notices where stderr is no terminal.
+    """Draws what a run tells; a plain line now and then where stderr is no terminal.
 
     Args:
         console: Where to draw.
@@ -39,7 +42,8 @@ class Bar:
         )
         self._task = self._bar.add_task("capture", total=None, pace="")
         self._began = time.perf_counter()
-        self._tokens = 0
+        self._tokens = self._done = self._total = 0
+        self._said = self._began
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -56,13 +60,19 @@ class Bar:
     def started(self, total: int, done: int) -> None:
         """Show the whole range; what is on disk counts as done."""
         self._began = time.perf_counter()
+        self._done, self._total = done, total
         self._bar.update(self._task, total=total, completed=done)
 
     def advanced(self, examples: int, tokens: int) -> None:
         """Move the bar."""
         self._tokens += tokens
-        pace = self._tokens / max(time.perf_counter() - self._began, 1e-9)
-        self._bar.update(self._task, advance=examples, pace=f"{pace:,.0f} tokens/s")
+        self._done += examples
+        now = time.perf_counter()
+        pace = f"{self._tokens / max(now - self._began, 1e-9):,.0f} tokens/s"
+        self._bar.update(self._task, advance=examples, pace=pace)
+        if not self._console.is_terminal and now - self._said >= LINE_EVERY:
+            self._said = now
+            self._console.print(f"captured {self._done:,} of {self._total:,} examples, {pace}")
 
     def notice(self, text: str) -> None:
         """Print a line above the bar."""

@@ -23,7 +23,7 @@ def print_result(out: Console, result: RunResult) -> None:
     pairs: list[tuple[str, object]] = [
         ("run", result.path),
         ("captured", f"{counted(result.captured, 'example')}, {counted(result.tokens, 'token')}"),
-        ("on disk before", counted(result.resumed, "example")),
+        *([("on disk before", counted(result.resumed, "example"))] if result.resumed else []),
         ("failures", failures_line(result.failures)),
         ("time", f"{result.seconds:.1f} s" + (f", {pace:,.0f} tokens/s" if pace else "")),
     ]

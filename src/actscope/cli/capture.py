@@ -157,6 +157,7 @@ def capture(ctx: click.Context, **options: Any) -> None:
     dataset = _dataset(arguments)
     storage, name = _storage(arguments)
     chosen = _options(arguments)
+    _check_words(arguments)
     model = _model(arguments)
     bar = Bar(error_console())
     runner = _runner(arguments, model, dataset, storage, chosen, bar)
@@ -216,7 +217,9 @@ def _dataset(arguments: CaptureArguments) -> object:
 def _storage(arguments: CaptureArguments) -> tuple[Storage, str]:
     """The store of ``--out``, and the run's name in it."""
     if arguments.out is None and not arguments.dry_run:
-        raise BadInputError("where to?", next_step="--out DIR names the folder of the run")
+        raise BadInputError(
+            "no output folder was given", next_step="--out DIR names the folder of the run"
+        )
     from actscope.stores import STORES
 
     folder = (arguments.out or Path("dry-run")).absolute()
@@ -231,6 +234,15 @@ def _model(arguments: CaptureArguments) -> HFModel:
     model = load(a.model, device=a.device, dtype=a.dtype, revision=a.revision)
     click.echo(describe(model), err=True)
     return model
+
+
+def _check_words(arguments: CaptureArguments) -> None:
+    """What can be wrong without a model is said before the model is loaded."""
+    from actscope.core.text import Span
+    from actscope.strategies import as_strategy
+
+    as_strategy(arguments.pool)
+    Span.parse(arguments.span)
 
 
 def _runner(

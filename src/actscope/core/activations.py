@@ -146,7 +146,7 @@ class ExampleFailure:
         return dict(self.__dict__)
 
 
-@dataclass
+@dataclass(repr=False)
 class ActivationBatch:
     """Activations of some examples at some sites.
 
@@ -177,6 +177,17 @@ class ActivationBatch:
     pooled: bool = False
     failures: tuple[ExampleFailure, ...] = ()
     n_layers: int = 0
+
+    def __repr__(self) -> str:
+        kinds = sorted({site.kind if site.path is None else site.path for site in self.arrays})
+        layers = f" x {len(self.layers)} layers" if self.layers else ""
+        dtypes = ", ".join(sorted({str(array.dtype) for array in self.arrays.values()}))
+        n, failed = len(self), len(self.failures)
+        return (
+            f"<ActivationBatch {n} example{'s' * (n != 1)}, {len(self.token_ids):,} tokens, "
+            f"{', '.join(kinds)}{layers}, {dtypes}{', pooled' * self.pooled}"
+            f"{f', {failed} failed' * bool(failed)}>"
+        )
 
     @property
     def sites(self) -> tuple[Site, ...]:

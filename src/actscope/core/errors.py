@@ -22,6 +22,7 @@ A message says what happened, what was got, what was expected, and the next step
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -84,6 +85,8 @@ class UnknownNameError(BadInputError):
     def __init__(self, kind: str, name: object, known: Iterable[str], next_step: str = "") -> None:
         self.known = sorted(known)
         close = difflib.get_close_matches(str(name), self.known, n=1, cutoff=0.5)
+        # Another layer is no typo: a hint that only changes a number would mislead.
+        close = [c for c in close if re.sub(r"\d", "", c) != re.sub(r"\d", "", str(name))]
         hint = f"did you mean {close[0]!r}?" if close else ""
         super().__init__(
             f"unknown {kind} {name!r}",

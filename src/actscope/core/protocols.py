@@ -207,7 +207,7 @@ class BackendModel(Protocol):
         ...
 
     def expand(
-        self, sites: str | Sequence[str | Site], layers: str | Iterable[int] | None = "all"
+        self, sites: str | Sequence[str | Site], layers: str | int | Iterable[int] | None = "all"
     ) -> tuple[Site, ...]:
         """Sites of names, keys and module paths; ``layers`` are for the bare names."""
         ...

@@ -133,7 +133,7 @@ def resolve_layer(layer: int, n_layers: int) -> int:
 
 def expand_sites(
     sites: str | Sequence[str | Site],
-    layers: str | Iterable[int] | None,
+    layers: str | int | Iterable[int] | None,
     n_layers: int,
     modules: Container[str] = (),
 ) -> tuple[Site, ...]:
@@ -143,7 +143,7 @@ def expand_sites(
         sites: Names (``"resid_post"``), keys (``"blocks.3.resid_post"``), lists
             (``"resid_post[10,15,-1]"``, ``"resid_post[*]"``), module paths or ``Site`` objects; one
             string may hold several, separated by commas outside brackets.
-        layers: ``"all"``, or indices (negative ones count from the end) for the bare names.
+        layers: ``"all"``, an index or indices (negative: from the end), for the bare names.
         n_layers: How many blocks the model has.
         modules: The model's module paths: one of a single word (``lm_head``) is a site as well.
 
@@ -151,6 +151,8 @@ def expand_sites(
         UnknownNameError: no such site.
         BadInputError: a layer the model does not have or asked for twice, or nothing asked for.
     """
+    if isinstance(layers, int):
+        layers = [layers]
     layers = layers if layers is None or isinstance(layers, str) else list(layers)
     wanted: list[str | Site] = [sites] if isinstance(sites, str) else list(sites)
     found: dict[Site, None] = {}

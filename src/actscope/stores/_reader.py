@@ -73,8 +73,9 @@ class Run:
         self._names = committed_files(path) if (path / COMMITS).is_dir() else {}
 
     def __repr__(self) -> str:
-        state = "complete" if self.complete else f"{len(self.pending)} units pending"
-        return f"<Run {str(self.path)!r}: {len(self._names)} units, {state}>"
+        state = "complete" if self.complete else f"{len(self.pending)} pending"
+        n = len(self._names)
+        return f"<Run {str(self.path)!r}: {n} unit{'s' * (n != 1)}, {state}>"
 
     def __enter__(self) -> Run:
         return self
@@ -365,6 +366,9 @@ class Examples(Sequence[ExampleRecord]):
             raise DamagedRunError(
                 f"{unit.path} holds no readable example records", got=repr(error)
             ) from error
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} examples: index them, iterate over them>"
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -72,7 +72,8 @@ def _solve(trace: Trace, blocks: Blocks, layer: int, scale: float) -> Contributi
         or _parallel(candidates, pre, post, scale)
         or Contributions(
             reason=f"no two tensors inside the block add up to resid_post - resid_pre "
-            f"({len(candidates)} tried)"
+            f"({len(candidates)} tried), as in blocks that normalise after adding; module paths "
+            "still work as sites"
         )
     )
 

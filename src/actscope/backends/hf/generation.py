@@ -138,29 +138,33 @@ def _generate(
 ) -> Any:
     ids, mask = Batch(tuple(rows), padding_side="left").padded(pad_id)
     device = hf.get_input_embeddings().weight.device
-    with torch.no_grad(), evaluation_mode(hf), _plain_generation_config(hf, stops, pad_id):
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=steps,
+        pad_token_id=pad_id,
+        eos_token_id=sorted(stops) or None,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with torch.no_grad(), evaluation_mode(hf), _generation_config(hf, config):
         return hf.generate(
             input_ids=torch.from_numpy(ids).to(device),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
-            generation_config=hf.generation_config,
-            max_new_tokens=steps,
+            generation_config=config,
             logits_processor=processors or LogitsProcessorList(),
-            output_logits=True,
-            return_dict_in_generate=True,
         )
 
 
 @contextmanager
-def _plain_generation_config(hf: Any, stops: Collection[int], pad_id: int) -> Generator[None]:
-    """Greedy decoding with stop tokens and nothing else, instead of the checkpoint's defaults.
+def _generation_config(hf: Any, config: GenerationConfig) -> Generator[None]:
+    """This configuration and nothing else, instead of the checkpoint's defaults.
 
     ``generate`` fills what a config leaves out from the model's own, so the model's own has to
     stand aside.
     """
     own = hf.generation_config
-    hf.generation_config = GenerationConfig(
-        do_sample=False, num_beams=1, pad_token_id=pad_id, eos_token_id=sorted(stops) or None
-    )
+    hf.generation_config = config
     try:
         yield
     finally:

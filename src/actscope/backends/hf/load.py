@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def load_model(
     config = _load_config(source, revision)
     where = _device(device)
     compute, reason = _dtype(dtype, config, where)
-    hf = _load_weights(source, config, compute, revision).to(where).eval()
+    with _without_bars():
+        hf = _load_weights(source, config, compute, revision).to(where).eval()
     tokenizer = _load_tokenizer(source, revision)
     logger.info("%s computes in %s: %s", name, compute, reason)
     commit = getattr(config, "_commit_hash", None)
@@ -88,6 +90,20 @@ class HFBackend:
         return wrap_model(hf_model, tokenizer)
 
 
+@contextmanager
+def _without_bars() -> Generator[None]:
+    """A bar that fills in an instant is noise in a notebook; the user's setting comes back."""
+    from transformers.utils import logging as settings
+
+    shown = settings.is_progress_bar_enabled()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            settings.enable_progress_bar()
+
+
 def _locate(model_name: str) -> tuple[str, str]:
     """(what transformers loads from, the name on record)."""
     if model_name == "demo":
@@ -100,7 +116,7 @@ def _locate(model_name: str) -> tuple[str, str]:
                 got=", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "an empty folder",
                 next_step="point to the folder that save_pretrained wrote",
             )
-        return str(folder), folder.resolve().name
+        return str(folder), folder.absolute().name or str(folder)
     if folder.is_file() or model_name.startswith((".", "/", "~")):
         raise ModelLoadError(
             f"there is no model folder {model_name}", next_step="check the path, or give a hub id"

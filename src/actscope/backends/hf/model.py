@@ -199,7 +199,7 @@ class HFModel:
         return self.expand(selector, "all")
 
     def expand(
-        self, sites: str | Sequence[str | Site], layers: str | Iterable[int] | None = "all"
+        self, sites: str | Sequence[str | Site], layers: str | int | Iterable[int] | None = "all"
     ) -> tuple[Site, ...]:
         """Turn site names and layers into sites this model has.
 
@@ -273,7 +273,7 @@ class HFModel:
         self,
         inputs: object,
         sites: str | Sequence[str | Site] = "resid_post",
-        layers: str | Iterable[int] | None = "all",
+        layers: str | int | Iterable[int] | None = "all",
         strategy: str | Strategy | Callable[..., Any] | None = None,
         span: str | Span = "all",
         *,
@@ -325,7 +325,7 @@ class HFModel:
                 "too_long",
                 f"example {row.id!r} has {len(row)} tokens; the context holds "
                 f"{self.context_length}",
-                next_step="shorten it, or use `actscope capture --on-too-long truncate-left`",
+                next_step="shorten it; DatasetRunner and `actscope capture` can skip or truncate",
             )
         return row
 
@@ -336,7 +336,7 @@ class HFModel:
         temperature: float = 0.7,
         seed: int = 0,
         sites: str | Sequence[str | Site] | None = None,
-        layers: str | Iterable[int] | None = "all",
+        layers: str | int | Iterable[int] | None = "all",
         **options: Any,
     ) -> Generation:
         """Continue prompts, and capture every token of prompt and response if sites are given.

@@ -65,7 +65,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Message], identity: str) -> s
     if not getattr(tokenizer, "chat_template", None):
         raise BadInputError(
             "the tokenizer has no chat template",
-            next_step="leave out --chat, or pass plain text instead of messages",
+            next_step="pass plain text instead of messages, without chat (--chat)",
         )
     turns = [{"role": m.role, "content": m.content} for m in messages]
     try:

@@ -56,7 +56,7 @@ def write_tour_report(model: HFModel, params: TourParams, result: TourResult) ->
         sections.append(_verified_section(result))
         write_report(
             Report(
-                title=f"What {result.model.name} computes, layer by layer",
+                title=f"What the model “{result.model.name}” computes, layer by layer",
                 lead=_lead(result, params),
                 facts=_facts(result),
                 sections=sections,
@@ -167,7 +167,7 @@ def _lens_title(shares: LensShares) -> str:
     places = sorted({0, nearly, last})
     steps = [f"{share[i]:.0%} after block {shares.layers[i]}" for i in places]
     listed = ", ".join(steps[:-1]) + (" and " if steps[:-1] else "") + steps[-1]
-    return f"Of the answers’ tokens, the lens guesses {listed}"
+    return f"Of the answers’ tokens, the lens guesses right {listed}"
 
 
 def _shares_table(shares: LensShares, n_answers: int) -> Table:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actscope.capture.progress import Progress, Silent
-from actscope.core.errors import DamagedRunError, RunMismatchError
+from actscope.core.errors import DamagedRunError, OutputFolderError, RunMismatchError
 from actscope.core.protocols import GenerationParams
 from actscope.studies.tour.params import TourParams
 from actscope.studies.tour.result import Captured, TourResult
@@ -51,6 +52,7 @@ def run_tour(model: HFModel, params: TourParams, stage: Stage | None = None) -> 
 
     began = time.perf_counter()
     require_matplotlib()  # what is missing at the end is better said at the beginning
+    _refuse_foreign_folder(params.out)
     show = stage or _silent
     captured: list[Captured] = []
     for work in _plan(model, params):
@@ -60,6 +62,21 @@ def run_tour(model: HFModel, params: TourParams, stage: Stage | None = None) -> 
         result = TourResult(model.identity, tuple(captured), params.report)
         write_tour_report(model, params, result)
     return result.after(time.perf_counter() - began)
+
+
+def _refuse_foreign_folder(out: Path) -> None:
+    """A folder with something else in it is not the tour's to fill."""
+    if out.exists() and not out.is_dir():
+        raise OutputFolderError(f"{out} is a file", expected="a folder, or nothing yet")
+    ours = {"texts", "prompts", "answers", "demo-report.html"}
+    others = sorted(p.name for p in out.iterdir() if p.name not in ours) if out.is_dir() else []
+    if others:
+        raise OutputFolderError(
+            f"{out} holds something that is not the tour's",
+            got=", ".join(others[:5]),
+            expected="an empty folder, an earlier tour, or nothing yet",
+            next_step="give another folder with --out",
+        )
 
 
 def _silent(name: str) -> AbstractContextManager[Progress]:
