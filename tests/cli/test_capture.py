@@ -391,3 +391,18 @@ def test_the_runs_spec_is_on_record(actscope_cli, model_folder, prompts, tmp_pat
     assert shown["spec"]["model"]["name"] == "tiny"
     assert shown["spec"]["on_too_long"] == "error"
     assert shown["summary"]["n_examples"] == 6
+
+
+@pytest.mark.parametrize("sites", ["ln_final", "blocks.0.resid_post", "resid_post[0,-1],ln_final"])
+def test_layers_that_no_site_needs_are_refused(actscope_cli, model_folder, tmp_path, sites):
+    out = out_args(tmp_path / "r", model_folder)
+    done = actscope_cli("capture", "--prompt", "w1", "--sites", sites, "--layers", "1", *out)
+    refused(done, "--layers has no effect", "resid_post")
+    done = actscope_cli("capture", "--prompt", "w1", "--sites", sites, *out)
+    assert done.exit_code == 0, done.output
+
+
+def test_an_unknown_site_is_named_before_its_layers(actscope_cli, model_folder, tmp_path):
+    out = out_args(tmp_path / "r", model_folder)
+    done = actscope_cli("capture", "--prompt", "w1", "--sites", "resid_pots", "--layers", "1", *out)
+    refused(done, "resid_pots", "resid_post")

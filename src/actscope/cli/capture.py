@@ -180,6 +180,15 @@ def capture(ctx: click.Context, **options: Any) -> None:
         )
 
 
+def _has_bare_layer_site(sites: tuple[str, ...]) -> bool:
+    """Whether ``--layers`` has anything to say: ``resid_post`` does, ``resid_post.3`` does not."""
+    from actscope.core.sites import SITE_KINDS, split_sites
+
+    words = [word for text in sites for word in split_sites(text)]
+    bare = [word for word in words if "." not in word and "[" not in word]
+    return any(word not in SITE_KINDS or SITE_KINDS[word].per_layer for word in bare)
+
+
 def _refuse_idle(ctx: click.Context, arguments: CaptureArguments) -> None:
     """Options that were written and would do nothing."""
     needs: dict[str, tuple[str, ...]] = {}
@@ -187,6 +196,8 @@ def _refuse_idle(ctx: click.Context, arguments: CaptureArguments) -> None:
         needs["--source"] = ("text_field", "id_field")
     if arguments.generate is None:
         needs["--generate"] = ("temperature", "top_p", "top_k", "seed")
+    if not _has_bare_layer_site(arguments.sites):
+        needs["a bare site such as resid_post in --sites"] = ("layers",)
     for needed, names in needs.items():
         for name in names:
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:

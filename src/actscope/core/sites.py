@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 from actscope.core.errors import BadInputError, UnknownNameError
 
-__all__ = ["MODULE_KIND", "SITE_KINDS", "Site", "SiteKind", "expand_sites", "resolve_layer"]
+__all__ = [
+    "MODULE_KIND",
+    "SITE_KINDS",
+    "Site",
+    "SiteKind",
+    "expand_sites",
+    "resolve_layer",
+    "split_sites",
+]
 
 MODULE_KIND = "module"
 
@@ -157,7 +165,7 @@ def expand_sites(
     wanted: list[str | Site] = [sites] if isinstance(sites, str) else list(sites)
     found: dict[Site, None] = {}
     for item in wanted:
-        for part in _split(item) if isinstance(item, str) else [item]:
+        for part in split_sites(item) if isinstance(item, str) else [item]:
             if isinstance(part, str) and part in modules and part not in SITE_KINDS:
                 found.setdefault(Site.module(part))
                 continue
@@ -168,8 +176,8 @@ def expand_sites(
     return tuple(found)
 
 
-def _split(text: str) -> list[str]:
-    """Split at commas that are not inside brackets."""
+def split_sites(text: str) -> list[str]:
+    """The sites named in one text: split at commas that are not inside brackets."""
     return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
 
 
