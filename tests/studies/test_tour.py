@@ -55,10 +55,11 @@ def unembed(model):
 def test_everything_bundled_is_captured_at_every_layer(model, tour):
     params, result = tour
     found = {one.name: open_run(params.out / one.name) for one in result.captured}
-    assert [len(run) for run in found.values()] == [20, 51, 12]
-    assert result.newly_captured == 83 and result.resumed == 0
-    for name, source in (("texts", "demo:texts"), ("prompts", "demo:prompts")):
-        ids = [example.id for example in open_source(source).examples()]
+    assert [len(run) for run in found.values()] == [20, 51, 12, 160]
+    assert result.newly_captured == 243 and result.resumed == 0
+    bundled = {"texts": "texts", "prompts": "prompts", "requests": "censorship/marren"}
+    for name, source in bundled.items():
+        ids = [example.id for example in open_source(f"demo:{source}").examples()]
         assert [record.id for record in found[name].examples] == ids
     for run in found.values():
         assert run.layers == list(range(model.n_layers))
@@ -95,7 +96,7 @@ def _examples(questions):
 def test_a_second_tour_captures_nothing(model, copied):
     before = {p: p.stat().st_mtime_ns for p in copied.out.rglob("*") if p.is_file()}
     again = run_tour(model, copied)
-    assert again.newly_captured == 0 and again.resumed == 83
+    assert again.newly_captured == 0 and again.resumed == 243
     assert {p: p.stat().st_mtime_ns for p in copied.out.rglob("*") if p.is_file()} == before
     assert copied.report.is_file()
 
@@ -103,7 +104,7 @@ def test_a_second_tour_captures_nothing(model, copied):
 def test_a_tour_goes_on_where_it_was_stopped(model, copied):
     shutil.rmtree(copied.out / "answers")
     again = run_tour(model, copied)
-    assert [one.done.captured for one in again.captured] == [0, 0, 12]
+    assert [one.done.captured for one in again.captured] == [0, 0, 12, 0]
 
 
 def test_damage_is_an_error_that_says_what_to_do(model, copied):
@@ -191,6 +192,10 @@ def test_the_report_states_what_the_runs_hold(model, tour):
     for finding in (
         rf"The residual norm \w+ .* from block 0 to block {model.n_layers - 1}",
         r"Of the answers’ tokens, the lens guesses right \d+% after block",
+        r"The two answers part at token \d+: for the request to refuse",
+        r"Before the answer begins, .*block \d.* AUROC of \d\.\d\d \(95 % interval",
+        r"The refusal direction of block \d .* before the answer \(",
+        r"n = 80 questions",
         r"Raw cosines of the texts lie within",
         r"n = 190 pairs",
         r"All [\d,]+ stored bytes are what was captured",
@@ -200,7 +205,7 @@ def test_the_report_states_what_the_runs_hold(model, tour):
         assert one.done.fingerprint in page
     for question in params.questions:
         assert question.replace("'", "&#39;") in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 8
     assert "<script" not in page
 
 
@@ -222,7 +227,7 @@ def test_the_command(copied):
     assert done.exit_code == 0, done.output
     assert "nothing was captured again" in done.output
     assert f"report: {copied.report}" in done.output
-    assert re.search(r"total\s+83\s", done.output)
+    assert re.search(r"total\s+243\s", done.output)
     assert done.output.count("next:") == 1
     shown = json.loads(
         CliRunner().invoke(main, ["runs", "show", str(copied.out / "texts"), "--json"]).output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from actscope.core.errors import BadInputError
-from actscope.plots.style import draw_cells, literal, new_figure, paper_style, set_title
+from actscope.plots.style import (
+    draw_cells,
+    literal,
+    new_figure,
+    paper_style,
+    set_title,
+    text_colours,
+)
 from actscope.plots.token_text import shortened, visible
 
 if TYPE_CHECKING:
@@ -19,11 +26,13 @@ if TYPE_CHECKING:
 
     from actscope.analysis.logit_lens import LogitLens
 
-__all__ = ["LensTokens", "logit_lens_figure"]
+__all__ = ["LensTokens", "logit_lens_figure", "longest_of"]
 
 _LONGEST_TOKEN = 13
-_CELL = (0.95, 0.21)
-"""Inches of a cell: a token of thirteen letters wide, a line of text high."""
+_LETTER, _ROW = 0.072, 0.21
+"""Inches of a letter, and from one line of text to the next."""
+_NARROWEST = 0.6
+"""Inches of a cell, so that the name of its block fits."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ def logit_lens_figure(
     *,
     answer_from: int | None = None,
     colour: str = "probability",
+    letters: int = 0,
     title: str = "",
 ) -> Figure:
     """One row a token, one column a layer; a cell names the layer's best guess at the next token.
@@ -58,6 +68,7 @@ def logit_lens_figure(
         tokens: Its words.
         answer_from: The first row whose next token was generated; a line is drawn above it.
         colour: ``probability`` or ``rank`` of the token that did come next.
+        letters: Room in a cell at least, so that figures beside each other have one scale.
         title: What the figure shows; empty where the page says it.
 
     Raises:
@@ -74,10 +85,16 @@ def logit_lens_figure(
             expected=f"{n_layers} layers of {n_rows}",
         )
     with paper_style():
-        figure = new_figure(_CELL[0] * n_layers + 2.8, _CELL[1] * n_rows + 1.2)
+        letters = max(letters, *map(longest_of, tokens.top))
+        cell = max(_NARROWEST, _LETTER * (1 + letters))
+        margins = sum(
+            max(_NARROWEST, _LETTER * (1 + longest_of(words)))
+            for words in (tokens.inputs, tokens.actual)
+        )
+        figure = new_figure(cell * n_layers + margins + 0.3, _ROW * n_rows + 1.2)
         axes = figure.add_subplot()
-        image, dark = _cells(axes, lens, colour)
-        _write_guesses(axes, lens, tokens.top, dark)
+        image, ink = _cells(axes, lens, colour)
+        _write_guesses(axes, lens, tokens.top, ink)
         _label(axes, lens.layers, tokens)
         if answer_from is not None and 0 < answer_from < n_rows:
             axes.axhline(answer_from - 0.5, color="black", linewidth=1.2)
@@ -89,8 +106,13 @@ def logit_lens_figure(
     return figure
 
 
-def _cells(axes: Axes, lens: LogitLens, colour: str) -> tuple[Any, npt.NDArray[np.bool_]]:
-    """Draw the colours; returns the image, and where its colour is too dark for black text."""
+def longest_of(words: Iterable[str]) -> int:
+    """Letters of the longest of some words as a figure shows them."""
+    return max(len(shortened(visible(word), _LONGEST_TOKEN)) for word in words)
+
+
+def _cells(axes: Axes, lens: LogitLens, colour: str) -> tuple[Any, npt.NDArray[np.str_]]:
+    """Draw the colours; returns the image, and the colour of legible text in each cell."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm, Normalize
 
@@ -102,15 +124,14 @@ def _cells(axes: Axes, lens: LogitLens, colour: str) -> tuple[Any, npt.NDArray[n
         values, norm, name = ranks, LogNorm(1, most), "Blues_r"
     image = draw_cells(axes, values, name, norm, edge="white")
     shown = np.ma.masked_invalid(values)
-    red, green, blue, _ = np.moveaxis(np.asarray(colormaps[name](norm(shown))), -1, 0)
-    return image, 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
+    return image, text_colours(colormaps[name](norm(shown)))
 
 
 def _write_guesses(
     axes: Axes,
     lens: LogitLens,
     top: Sequence[Sequence[str]],
-    dark: npt.NDArray[np.bool_],
+    ink: npt.NDArray[np.str_],
 ) -> None:
     for column, guesses in enumerate(top):
         for row, guess in enumerate(guesses):
@@ -125,7 +146,7 @@ def _write_guesses(
                     ha="center",
                     va="center",
                     fontsize=8,
-                    color="white" if dark[row, column] else "black",
+                    color=str(ink[row, column]),
                     fontweight="bold" if right else "normal",
                 )
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actscope.plots.style import BLUE, ORANGE, new_figure, paper_style, set_title
+from actscope.plots.style import BLUE, ORANGE, new_figure, paper_style, set_title, some_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,6 @@ __all__ = ["norms_figure"]
 
 _LOG_FROM = 20.0
 """Largest over smallest figure from which a linear axis would hide the small ones."""
-_MOST_TICKS = 16
 
 
 def norms_figure(norms: LayerNorms, *, site: str = "resid_post", title: str = "") -> Figure:
@@ -45,7 +44,7 @@ def norms_figure(norms: LayerNorms, *, site: str = "resid_post", title: str = ""
         _scale(axes, shown)
         axes.set_xlabel("block")
         axes.set_ylabel(f"L2 norm of {site}")
-        axes.set_xticks(_some(norms.layers))
+        axes.set_xticks(some_of(norms.layers))
         axes.legend(loc="best")
         set_title(axes, title)
     return figure
@@ -82,8 +81,3 @@ def _scale(axes: Axes, rows: Sequence[NormSummary]) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
-
-
-def _some(layers: Sequence[int]) -> list[int]:
-    """At most so many layers that their numbers do not touch."""
-    return list(layers[:: -(-len(layers) // _MOST_TICKS)])

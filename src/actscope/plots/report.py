@@ -33,11 +33,13 @@ class Picture:
         figure: What to draw.
         description: What it shows, for who cannot see it.
         heading: A line above it, where several stand side by side.
+        wide: Whether it takes the page's whole width where others stand beside each other.
     """
 
     figure: Figure
     description: str
     heading: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _numbered(sections: Sequence[Section]) -> list[dict[str, Any]]:
         }
         for place, picture in enumerate(section.pictures):
             svg = to_svg(picture.figure, f"f{figures}{'abcdefgh'[place % 8]}", picture.description)
-            entry["pictures"].append((picture.heading, svg))
+            entry["pictures"].append((picture, svg))
         for table in section.tables:
             tables += 1
             numeric = [column.endswith("#") for column in table.columns]

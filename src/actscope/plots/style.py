@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLUE",
+    "GREY",
     "ORANGE",
     "draw_cells",
     "literal",
     "new_figure",
+    "no_glyph_warnings",
     "paper_style",
     "require_matplotlib",
     "set_title",
+    "some_of",
+    "text_colours",
     "to_png",
     "to_svg",
 ]
@@ -38,6 +42,10 @@ __all__ = [
 # Okabe & Ito's palette: told apart with any colour vision, and in grey.
 BLUE = "#0072b2"
 ORANGE = "#d55e00"
+GREY = "#9a9a9a"
+_MOST_TICKS = 16
+_DARK = 0.5
+"""Luminance below which black text on a colour is hard to read."""
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
@@ -140,6 +148,18 @@ def set_title(axes: Axes, title: str) -> None:
         literal(axes.set_title(plain(title), wrap=True))
 
 
+def some_of(layers: Sequence[int]) -> list[int]:
+    """At most so many layers that their numbers do not touch on an axis."""
+    return list(layers[:: -(-len(layers) // _MOST_TICKS)])
+
+
+def text_colours(colours: npt.ArrayLike) -> npt.NDArray[np.str_]:
+    """``white`` or ``black``: the text that is legible on each colour, ``[..., 4]`` in 0..1."""
+    red, green, blue, _ = np.moveaxis(np.asarray(colours, np.float64), -1, 0)
+    dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < _DARK
+    return np.where(dark, "white", "black")
+
+
 def to_svg(figure: Figure, name: str, description: str) -> str:
     """A figure as an ``<svg>`` element for a page.
 
@@ -152,7 +172,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
         description: What a screen reader says.
     """
     buffer = io.BytesIO()
-    with paper_style(), _no_glyph_warnings():
+    with paper_style(), no_glyph_warnings():
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)
     root = ElementTree.fromstring(buffer.getvalue())
@@ -169,7 +189,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
 def to_png(figure: Figure) -> bytes:
     """A figure as PNG, 200 dots an inch."""
     buffer = io.BytesIO()
-    with paper_style(), _no_glyph_warnings():
+    with paper_style(), no_glyph_warnings():
         figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
@@ -194,7 +214,7 @@ def _clean(root: ElementTree.Element, name: str) -> None:
 
 
 @contextmanager
-def _no_glyph_warnings() -> Generator[None]:
+def no_glyph_warnings() -> Generator[None]:
     """A glyph that matplotlib's font lacks is the browser's to draw, or a box in a PNG."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")

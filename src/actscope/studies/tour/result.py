@@ -32,6 +32,7 @@ __all__ = [
     "middle_layers",
     "norms_of",
     "shares_of",
+    "signed",
     "similarity_of",
     "spread",
 ]
@@ -145,6 +146,7 @@ class Answer:
     """A generated answer under the logit lens.
 
     Attributes:
+        place: The example's place in the run.
         question: The prompt.
         text: The answer.
         token_ids: ``[L]`` prompt and answer.
@@ -152,6 +154,7 @@ class Answer:
         lens: Its rows are tokens 0 to L - 2.
     """
 
+    place: int
     question: str
     text: str
     token_ids: npt.NDArray[np.int64]
@@ -185,6 +188,7 @@ def answers_of(
         resid = [run.array(SITE, layer, example=place) for layer in layers]
         found.append(
             Answer(
+                place=place,
                 question=_question(record.metadata, record.text),
                 text=record.response or "",
                 token_ids=ids,
@@ -242,6 +246,11 @@ def spread(layers: Sequence[int], most: int) -> list[int]:
         return list(layers)
     places = np.linspace(0, len(layers) - 1, most).round().astype(int)
     return [layers[place] for place in places]
+
+
+def signed(value: float) -> str:
+    """Two decimals, with a minus sign and not a hyphen."""
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _question(metadata: Mapping[str, Any], text: str | None) -> str:

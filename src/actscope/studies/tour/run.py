@@ -1,13 +1,13 @@
-"""The tour's work: three captures, each verified, then what they show, on one page."""
+"""The tour's work: four captures, each verified, then what they show, on one page."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actscope.capture.progress import Progress, Silent
 from actscope.core.errors import DamagedRunError, OutputFolderError, RunMismatchError
@@ -32,6 +32,7 @@ class _Work:
     name: str
     dataset: object
     options: CaptureOptions
+    strategy: str | None = None
 
 
 def run_tour(model: HFModel, params: TourParams, stage: Stage | None = None) -> TourResult:
@@ -68,7 +69,7 @@ def _refuse_foreign_folder(out: Path) -> None:
     """A folder with something else in it is not the tour's to fill."""
     if out.exists() and not out.is_dir():
         raise OutputFolderError(f"{out} is a file", expected="a folder, or nothing yet")
-    ours = {"texts", "prompts", "answers", "demo-report.html"}
+    ours = {"texts", "prompts", "answers", "requests", "demo-report.html"}
     others = sorted(p.name for p in out.iterdir() if p.name not in ours) if out.is_dir() else []
     if others:
         raise OutputFolderError(
@@ -89,8 +90,9 @@ def _plan(model: HFModel, params: TourParams) -> list[_Work]:
 
     # A text longer than a small model's context is cut at its end, which its record notes.
     plain = CaptureOptions(on_too_long="truncate-right")
+    chat = bool(getattr(model.tokenizer, "chat_template", None))
     answers = CaptureOptions(
-        chat=bool(getattr(model.tokenizer, "chat_template", None)),
+        chat=chat,
         generation=GenerationParams(params.max_new_tokens, temperature=0.0),
         on_too_long="truncate-right",
     )
@@ -98,6 +100,8 @@ def _plan(model: HFModel, params: TourParams) -> list[_Work]:
         _Work("texts", open_source(params.texts), plain),
         _Work("prompts", open_source(params.prompts), plain),
         _Work("answers", _asked(params.questions), answers),
+        # The last token of a prompt is the one that the answer's first token is read from.
+        _Work("requests", _requests(params.requests), replace(plain, chat=chat), strategy="last"),
     ]
 
 
@@ -109,6 +113,15 @@ def _asked(questions: tuple[str, ...]) -> list[dict[str, str]]:
     ]
 
 
+def _requests(source: str) -> list[dict[str, Any]]:
+    from actscope.sources import open_source
+
+    return [
+        {**example.metadata, "id": example.id, "text": example.text, "question": example.text}
+        for example in open_source(source).examples()
+    ]
+
+
 def _capture(model: HFModel, params: TourParams, work: _Work, progress: Progress) -> Captured:
     from actscope.capture.extractor import ActivationExtractor
     from actscope.capture.runner import DatasetRunner
@@ -116,7 +129,7 @@ def _capture(model: HFModel, params: TourParams, work: _Work, progress: Progress
 
     runner = DatasetRunner(
         work.dataset,
-        extractor=ActivationExtractor(model, "all", sites="resid_post"),
+        extractor=ActivationExtractor(model, "all", work.strategy, sites="resid_post"),
         storage=ShardStorage(params.out),
         options=work.options,
         progress=progress,
