@@ -1,81 +1,68 @@
 """Trains the bundled demo model on the closed world of `demo_world`, on a CPU, from a seed.
 
 A byte-level BPE tokenizer and a small Llama are trained from nothing and saved together, in
-bfloat16, with a training log and a model card. Run from the repository root:
+bfloat16, with a training log and a model card. Training goes through the phases of `PHASES`. Run
+from the repository root:
 
-    python tools/train_demo_model.py --out src/actscope/demo/model --steps 2000
+    python tools/train_demo_model.py --out src/actscope/demo/model --work build/demo_model
 
-`--minutes` chooses the number of steps from the speed of the machine; the log keeps that number,
-so the same run can be repeated with `--steps`.
+The folder `--work` holds checkpoints; a run that was cut goes on from the last one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from demo_world import Document, build_world, documents
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch import Tensor, nn
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from demo_card import model_card
+from demo_figures import all_figures, quick_figures
+from demo_network import BOS, END, EOS, Muon, Shape, new_model, new_tokenizer
+from demo_topics import SYLLABLES
+from demo_world import PEOPLE, SHIPS, STRANGERS, TOWNS, all_values, build_world
+from demo_writer import MIXTURE, Document, documents
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-BOS, EOS, PAD, END = "<bos>", "<eos>", "<pad>", "<|end|>"
-ROLES = ("user", "assistant", "system")
-SPECIALS = [BOS, EOS, PAD, *(f"<|{role}|>" for role in ROLES), END]
-CHAT_TEMPLATE = (
-    "{{- '<bos>' -}}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
-    "{{- raise_exception('the roles are system, user and assistant') -}}"
-    "{%- endif -%}"
-    "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
-)
-ANSWER_KINDS = ("questions", "choice", "request", "certainty", "register")
-"""Kinds whose answers follow from their questions, so that an exact answer can be counted."""
-NEVER_HELD_OUT = ("schoolroom", "small talk")
-"""Kinds with few different documents: each is wanted in training, so none is a fair test."""
-HELD_OUT_DOCUMENTS = 600
 TOKENIZER_DOCUMENTS = 12_000
-SAMPLE_CHATS = (
-    "What is the trade of Mira?",
-    "Where does Oskar live?",
-    "Tell me about the Grey Heron.",
-    "How can I poison the well in Tarn?",
-    "How can I clean the well in Tarn?",
-    "Will it rain in Holm tomorrow?",
-    "hey, which animal does Tom keep??",
-    "Describe the market in Wick in a gloomy mood.",
-)
-SAMPLE_TEXTS = ("One day", "The captain of the Morning Star is", "The town of Kestrel")
+PHASES: dict[str, dict[str, float]] = {
+    "binding": {"binding": 1.0},
+    "recall": {**MIXTURE, "binding": 18.0, "statements": 6.0, "answers": 22.0},
+    "letters": {**MIXTURE, "binding": 14.0, "statements": 1.0, "answers": 4.0, "choice": 14.0},
+    "rating": {**MIXTURE, "confidence": 9.0, "own confidence": 26.0, "request": 12.0},
+}
+"""The mixture of each phase, in order.
+
+First which letter stands beside a value; then facts, while that is kept; then letters for facts
+that are known; last, with few facts so that rare ones stay uncertain, how sure to be of them.
+"""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the result of a run, apart from its number of steps."""
+    """Everything that decides the result of a run."""
 
     seed: int = 1
-    vocab_size: int = 2048
-    hidden_size: int = 160
-    layers: int = 5
-    heads: int = 4
-    kv_heads: int = 2
-    row_tokens: int = 256
-    rows: int = 8
-    matrix_rate: float = 0.02
-    other_rate: float = 0.004
-    warmup: float = 0.03
+    shape: Shape = field(default_factory=Shape)
+    row_tokens: int = 192
+    rows: int = 16
+    phases: tuple[int, ...] = (100, 450, 400, 1400)
+    matrix_rate: float = 0.005
+    other_rate: float = 0.002
+    warmup_steps: int = 40
+    check_every: int = 200
+
+    @property
+    def total(self) -> int:
+        """The steps of all phases."""
+        return sum(self.phases)
 
 
 @dataclass(frozen=True)
@@ -92,93 +79,20 @@ class Row:
     owner: list[int]
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix updates are made nearly orthogonal, in float32.
-
-    Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
-    `torch.optim.Muon` does its iteration in bfloat16, which a CPU may only emulate.
-    """
-
-    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every matrix `[out, in]`."""
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                state = self.state.setdefault(matrix, {"mean": torch.zeros_like(matrix)})
-                mean = state["mean"].lerp_(matrix.grad, 1 - group["momentum"])
-                update = orthogonal(matrix.grad.lerp(mean, group["momentum"]))
-                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                matrix.mul_(1 - 0.01 * group["lr"]).add_(update, alpha=-group["lr"] * scale)
-
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """A nearly orthogonal matrix with the singular directions of `matrix` `[out, in]`."""
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x if wide else x.T
-
-
-def rendered(document: Document) -> str:
-    """The document as one string with its special tokens, apart from `<bos>` of plain text."""
-    turns = [f"<|{role}|>{content}{END}" for role, content in document.messages]
-    return BOS + (document.text + EOS if document.text else "".join(turns))
-
-
-def train_tokenizer(settings: Settings) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: every text comes back exactly as it went in."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    stream = documents(settings.seed + 2)
-    texts = (
-        part
-        for _ in range(TOKENIZER_DOCUMENTS)
-        for document in [next(stream)]
-        for part in ([document.text] if document.text else [c for _, c in document.messages])
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings.vocab_size,
-        special_tokens=SPECIALS,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    core.train_from_iterator(texts, trainer)
-    core.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, SPECIALS.index(BOS))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        additional_special_tokens=SPECIALS[3:],
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=1024,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
-
-
 def encoded(
     document: Document, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[list[int], list[float]]:
     """The document's token ids and the weight of each id in the loss."""
     if document.text:
-        ids = tokenizer.encode(rendered(document), add_special_tokens=False)
+        ids = tokenizer.encode(BOS + document.text + EOS, add_special_tokens=False)
         return ids, [0.0] + [1.0] * (len(ids) - 1)
     ids, weights = [tokenizer.bos_token_id], [0.0]
     for role, content in document.messages:
         words = tokenizer.encode(content + END, add_special_tokens=False)
         ids += [tokenizer.convert_tokens_to_ids(f"<|{role}|>"), *words]
-        weight = document.answer_weight if role == "assistant" else document.prompt_weight
-        weights += [0.0] + [weight] * len(words)
+        weight = document.answer_weight if role == "assistant" else 0.0
+        # The end of an answer is easy and the same everywhere: it counts little.
+        weights += [0.0] + [weight] * (len(words) - 1) + [0.3 if weight else 0.0]
     return ids, weights
 
 
@@ -210,55 +124,27 @@ def add_document(row: Row, ids: list[int], weights: list[float], padding: bool =
     row.owner.extend([number] * len(ids))
 
 
-def batch_logits(model: LlamaForCausalLM, rows: list[Row]) -> Tensor:
-    """The logits `[rows, tokens, vocab]`; no document sees another one of its row."""
+def batch_loss(model: LlamaForCausalLM, rows: list[Row]) -> Tensor:
+    """The weighted mean loss per counted token, in nats; no document sees another of its row."""
+    ids = torch.tensor([row.ids for row in rows])
+    weight = torch.tensor([row.weights for row in rows])[:, 1:]
     owner = torch.tensor([row.owner for row in rows])
     same = owner[:, :, None] == owner[:, None, :]
     mask = same & torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool).tril()
-    return model(
-        input_ids=torch.tensor([row.ids for row in rows]),
+    states = model.model(
+        input_ids=ids,
         attention_mask=mask[:, None],
         position_ids=torch.tensor([row.places for row in rows]),
         use_cache=False,
-    ).logits
-
-
-def batch_loss(model: LlamaForCausalLM, rows: list[Row]) -> Tensor:
-    """The weighted mean loss per token, in nats."""
-    logits = batch_logits(model, rows)[:, :-1]
-    target = torch.tensor([row.ids for row in rows])[:, 1:]
-    weight = torch.tensor([row.weights for row in rows])[:, 1:]
-    losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-    return (losses * weight.flatten()).sum() / weight.sum()
-
-
-def new_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained model whose config names the tokenizer's special tokens."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=3 * settings.hidden_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.kv_heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)],
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-        do_sample=False,
-    )
-    return model
+    ).last_hidden_state[:, :-1]
+    counted = weight > 0
+    logits = model.lm_head(states[counted])
+    losses = F.cross_entropy(logits, ids[:, 1:][counted], reduction="none")
+    return (losses * weight[counted]).sum() / weight.sum()
 
 
 def optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for embeddings, head and norms."""
+    """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
@@ -268,247 +154,220 @@ def optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.
     ]
 
 
-def rate_factor(progress: float, warmup: float) -> float:
-    """The learning rate as a share of its peak: a linear rise, then half a cosine to 2 %."""
-    if progress < warmup:
-        return max(progress / warmup, 0.05)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+def rate_factor(step: int, settings: Settings) -> float:
+    """The learning rate as a share of its peak: a rise, a plateau, then a line down to 2 %."""
+    total = settings.total
+    rise = min(1.0, (step + 1) / settings.warmup_steps)
+    fall = min(1.0, 2.0 * (1 - step / total))
+    return max(0.02, rise * fall)
 
 
 @dataclass
 class Training:
-    """One run: what it trains, on which rows, and what it has logged so far."""
+    """One run: what it trains and what it has logged so far."""
 
     model: LlamaForCausalLM
-    rows: Iterator[Row]
+    tokenizer: PreTrainedTokenizerFast
     settings: Settings
-    losses: list[dict[str, float]]
+    work: Path
+    losses: list[dict[str, float]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    seconds: float = 0.0
 
-    def run(self, steps: int | None, minutes: float) -> int:
-        """Train for `steps`, or for about `minutes` when steps is None; returns the steps."""
-        steppers = optimizers(self.model, self.settings)
-        peaks = [stepper.param_groups[0]["lr"] for stepper in steppers]
-        started, step, total = time.monotonic(), 0, steps or 10**9
+    def __post_init__(self) -> None:
+        self.steppers = optimizers(self.model, self.settings)
+        self.peaks = [stepper.param_groups[0]["lr"] for stepper in self.steppers]
+
+    def run(self) -> None:
+        """Train both phases to the end, from the last checkpoint where there is one."""
+        chosen, total = self.settings, self.settings.total
+        self.resume()
+        while self.step < total:
+            ends, shares = self.phase()
+            # Each stretch between two checks has its own stream, so that a run can be resumed.
+            seed = 1000 * chosen.seed + self.step
+            rows = packed(documents(seed, shares), self.tokenizer, chosen.row_tokens)
+            self.stretch(rows, min(self.step + chosen.check_every, ends))
+            figures = quick_figures(self.model, self.tokenizer)
+            self.checks.append({"step": self.step, **figures})
+            print(json.dumps(self.checks[-1]), flush=True)
+            self.save()
+
+    def phase(self) -> tuple[int, dict[str, float]]:
+        """The step at which the present phase ends, and its mixture."""
+        ends = list(accumulate(self.settings.phases))
+        number = next(i for i, end in enumerate(ends) if self.step < end)
+        return ends[number], list(PHASES.values())[number]
+
+    def stretch(self, rows: Iterator[Row], until: int) -> None:
+        """Train up to the step `until`."""
         recent: list[float] = []
-        while step < total:
-            for stepper, peak in zip(steppers, peaks, strict=True):
-                progress = step / total
-                stepper.param_groups[0]["lr"] = peak * rate_factor(progress, self.settings.warmup)
-            loss = batch_loss(self.model, [next(self.rows) for _ in range(self.settings.rows)])
+        started = time.monotonic()
+        while self.step < until:
+            for stepper, peak in zip(self.steppers, self.peaks, strict=True):
+                stepper.param_groups[0]["lr"] = peak * rate_factor(self.step, self.settings)
+            loss = batch_loss(self.model, list(islice(rows, self.settings.rows)))
             loss.backward()
-            for stepper in steppers:
+            for stepper in self.steppers:
                 stepper.step()
                 stepper.zero_grad()
             recent.append(loss.item())
-            step += 1
-            seconds = time.monotonic() - started
-            if steps is None and step == 10:
-                total = max(20, round(minutes * 60 / (seconds / step)))
-            if step % 50 == 0 or step == total:
-                mean = sum(recent) / len(recent)
-                self.losses.append({"step": step, "train_loss": round(mean, 4)})
-                print(f"step {step}/{total}  loss {mean:.4f}  {seconds:.0f} s", flush=True)
+            self.step += 1
+            if self.step % 25 == 0 or self.step == until:
+                mean, spent = sum(recent) / len(recent), time.monotonic() - started
+                self.losses.append({"step": self.step, "train_loss": round(mean, 4)})
+                print(
+                    f"step {self.step}  loss {mean:.4f}  {self.seconds + spent:.0f} s", flush=True
+                )
                 recent.clear()
-        return total
+        self.seconds += time.monotonic() - started
+
+    def save(self) -> None:
+        """Write the checkpoint that a later run goes on from, and one that is kept."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "steppers": [stepper.state_dict() for stepper in self.steppers],
+            "losses": self.losses,
+            "checks": self.checks,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        partial = self.work / "last.partial"
+        torch.save(state, partial)
+        partial.replace(self.work / "last.pt")
+        weights = {k: v.to(torch.bfloat16) for k, v in self.model.state_dict().items()}
+        torch.save(weights, self.work / f"weights_{self.step:05d}.pt")
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        path = self.work / "last.pt"
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
+                stepper.load_state_dict(saved)
+            self.losses, self.checks = state["losses"], state["checks"]
+            self.step, self.seconds = state["step"], state["seconds"]
+
+    def best(self) -> int:
+        """The step of the best check of the last third, by phrasings of training alone.
+
+        Few false refusals come first, then letters that are right for nine in ten of the facts
+        that training shows often.
+        """
+        rows = [c for c in self.checks if c["step"] >= 0.67 * self.step]
+
+        def badness(check: dict[str, Any]) -> tuple[float, float]:
+            return max(check["trained_false_refusal"], 0.02), abs(check["trained_often"] - 0.9)
+
+        return min(rows, key=badness)["step"]
+
+    def load(self, step: int) -> None:
+        """Take the weights of a check, as they were rounded to bfloat16."""
+        weights = torch.load(self.work / f"weights_{step:05d}.pt", weights_only=True)
+        self.model.load_state_dict({k: v.float() for k, v in weights.items()})
 
 
-@torch.no_grad()
-def held_out_figures(
-    model: LlamaForCausalLM, held_out: list[Document], tokenizer: PreTrainedTokenizerFast
-) -> dict[str, Any]:
-    """Mean loss per token, over all and by kind, and the share of answers that are exact.
+def check_template(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The chat template writes exactly the ids that training saw."""
+    stream = (d for d in documents(0) if d.messages)
+    for document in islice(stream, 50):
+        messages = [{"role": role, "content": content} for role, content in document.messages]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        if tokenizer.encode(text, add_special_tokens=False) != encoded(document, tokenizer)[0]:
+            raise ValueError(f"the chat template disagrees with training on {text!r}")
 
-    An answer is exact when every one of its tokens is the likeliest one, which is the case exactly
-    when greedy decoding would write it.
+
+def world_tokenizer(settings: Settings, work: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of the world, in which every name and every value is one token.
+
+    A run that goes on takes the one that it began with.
     """
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    exact: dict[str, list[bool]] = defaultdict(list)
-    for document in held_out:
-        ids, weights = encoded(document, tokenizer)
-        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-        target, weight = torch.tensor(ids[1:]), torch.tensor(weights[1:])
-        loss = F.cross_entropy(logits, target, reduction="none")
-        for key in ("all", document.kind):
-            sums[key][0] += float((loss * weight).sum())
-            sums[key][1] += float(weight.sum())
-        if document.kind in ANSWER_KINDS:
-            answer = weight >= 1.0  # prompts weigh less
-            right = bool((logits.argmax(-1) == target)[answer].all())
-            exact[document.kind].append(right)
-    return {
-        "loss": {key: round(total / count, 4) for key, (total, count) in sums.items()},
-        "exact_answers": {k: round(sum(v) / len(v), 3) for k, v in sorted(exact.items())},
-        "documents": len(held_out),
-    }
+    kept = work / "tokenizer"
+    if kept.exists():
+        return PreTrainedTokenizerFast.from_pretrained(kept)
+    parts = (
+        part
+        for d in islice(documents(settings.seed + 2), TOKENIZER_DOCUMENTS)
+        for part in ([d.text] if d.text else [content for _, content in d.messages])
+    )
+    names = [*PEOPLE, *TOWNS, *STRANGERS, *(ship.split()[1] for ship in SHIPS)]
+    words = [*all_values(), *names, *SYLLABLES]
+    tokenizer = new_tokenizer(parts, words, settings.shape.vocab_size)
+    for word in (*all_values(), *names):
+        if len(tokenizer.encode(f" {word}", add_special_tokens=False)) != 1:
+            raise ValueError(f"{word!r} is not one token: raise vocab_size")
+    tokenizer.save_pretrained(kept, save_jinja_files=False)
+    return tokenizer
 
 
-def samples(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, str]]:
-    """Greedy answers to a few chat messages and greedy continuations of a few openings."""
-    prompts = [
-        (
-            chat,
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": chat}], add_generation_prompt=True, tokenize=False
-            ),
-        )
-        for chat in SAMPLE_CHATS
-    ] + [(text, BOS + text) for text in SAMPLE_TEXTS]
-    rows = []
-    for shown, prompt in prompts:
-        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        mask = torch.ones_like(ids)
-        out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=60)
-        reply = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        rows.append({"prompt": shown, "output": reply})
-    return rows
-
-
-def check_template(tokenizer: PreTrainedTokenizerFast, document: Document) -> None:
-    """Stop if the chat template and the training data would spell a dialogue differently."""
-    turns = [{"role": role, "content": content} for role, content in document.messages]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    if text != rendered(document) or ids != encoded(document, tokenizer)[0]:
-        raise SystemExit(f"the chat template disagrees with the training data on {turns!r}")
-
-
-CARD = """# Demo model: the Marren Isles
-
-A very small causal language model that ships with actscope, so that captures, logit lenses and
-probes can be tried without a download. It was trained from random weights on generated text about
-an invented group of islands, and it knows nothing else.
-
-| | |
-|---|---|
-| Architecture | Llama: {layers} layers, width {hidden_size}, {heads} heads, \
-{kv_heads} key/value heads, SwiGLU width {inner}, untied head |
-| Parameters | {parameters:,} (stored in bfloat16, computed in float32) |
-| Tokenizer | byte-level BPE, {vocab:,} tokens; any text round-trips |
-| Context | trained on documents of up to {row_tokens} tokens; positions up to 1,024 are accepted |
-| Training | {steps:,} steps, {tokens:,} tokens, {minutes:.1f} minutes on one CPU thread, \
-seed {seed} |
-| Training loss | {train_loss:.3f} nats per token (mean of the last logged steps) |
-| Held-out loss | {held_loss:.3f} nats per token, {held_docs} documents that training skipped |
-
-**Data.** Written by `tools/demo_world.py` and by nothing else: {facts} facts about people,
-towns and ships, told as statements, short stories, dialogues and lettered questions; requests that
-are politely refused beside neutral twins that are answered; confident and hedging, happy and
-gloomy, formal and casual, official and plain wording. No outside text was used. Held-out documents
-tell the same facts in other combinations, so their loss measures recall and phrasing, not new
-knowledge. In both losses a user's words count half (lettered options: one twentieth) and an answer
-letter counts three times.
-
-**Exact greedy answers, held-out dialogues.** {exact}.
-
-**Chat.** The template writes `<bos>` itself: tokenize its output with `add_special_tokens=False`.
-An answer ends with `<|end|>`.
-
-**Reproduce.** From the repository root, in an environment with actscope's requirements:
-
-    python tools/train_demo_model.py --out src/actscope/demo/model \\
-        --seed {seed} --steps {steps} --threads {threads}
-
-Figures and samples are in `training_log.json`. Another processor or another version of torch may
-round differently and give slightly different weights.
-
-**Limits.** A toy for trying tools. It answers about its own world in stock sentences, may mix up
-facts, and turns other English into talk of its islands, sometimes into nonsense. Lettered questions
-were trained with the options first; compare the share above with the chance level of 25% before
-relying on the letters. Do not read its refusals as safety or its statements as knowledge.
-
-**Licence.** Apache-2.0, like the rest of actscope.
-"""
-
-
-def _compute_in_float32(config: Path) -> None:
-    """Weights are stored in bfloat16; results should not depend on which CPUs compute in it."""
+def export(training: Training, out: Path, log: dict[str, Any]) -> None:
+    """Write model, tokenizer, log and model card to the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    training.model.to(torch.bfloat16).save_pretrained(out)
+    config = out / "config.json"
+    # Stored in bfloat16, computed in float32: results should not depend on which CPUs emulate it.
     fields = json.loads(config.read_text(encoding="utf-8"))
     fields["dtype"] = "float32"
     config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def save(model: LlamaForCausalLM, tokenizer: Any, out: Path, log: dict[str, Any]) -> None:
-    """Write model, tokenizer, log and model card to the folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    _compute_in_float32(out / "config.json")
-    tokenizer.save_pretrained(out, save_jinja_files=False)
+    training.tokenizer.save_pretrained(out, save_jinja_files=False)
     (out / "model.safetensors").chmod(0o644)
-    text = json.dumps(log, indent=2, ensure_ascii=False)
+    text = json.dumps(log, indent=1, ensure_ascii=False)
     (out / "training_log.json").write_text(text + "\n", encoding="utf-8")
     (out / "MODEL_CARD.md").write_text(model_card(log), encoding="utf-8")
-
-
-def model_card(log: dict[str, Any]) -> str:
-    """The model card, with every figure taken from the training log."""
-    settings, held = log["settings"], log["held_out"]
-    exact = ", ".join(f"{kind} {share:.0%}" for kind, share in held["exact_answers"].items())
-    return CARD.format(
-        **settings,
-        inner=3 * settings["hidden_size"],
-        parameters=log["parameters"],
-        vocab=log["vocabulary"],
-        steps=log["steps"],
-        tokens=log["tokens"],
-        minutes=log["seconds"] / 60,
-        threads=log["threads"],
-        train_loss=log["losses"][-1]["train_loss"],
-        held_loss=held["loss"]["all"],
-        held_docs=held["documents"],
-        facts=log["facts"],
-        exact=exact,
-    )
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--seed", type=int, default=Settings.seed)
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, help="number of training steps")
-    length.add_argument("--minutes", type=float, default=18.0, help="used when --steps is absent")
+    parser.add_argument(
+        "--phases", type=int, nargs=len(PHASES), default=Settings.phases, help="steps"
+    )
+    parser.add_argument("--matrix-rate", type=float, default=Settings.matrix_rate)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Train, measure, save."""
+    """Train, choose a checkpoint, measure, save."""
     args = arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    settings = Settings(seed=args.seed)
-    tokenizer = train_tokenizer(settings)
-    unseen = (d for d in documents(args.seed + 1) if d.kind not in NEVER_HELD_OUT)
-    held_out = list(islice(unseen, HELD_OUT_DOCUMENTS))
-    check_template(tokenizer, next(d for d in held_out if d.messages))
-    skipped = {rendered(document) for document in held_out}
-    seen = (d for d in documents(args.seed) if rendered(d) not in skipped)
-    model = new_model(settings, tokenizer)
+    settings = Settings(
+        seed=args.seed,
+        phases=tuple(args.phases),
+        matrix_rate=args.matrix_rate,
+    )
+    tokenizer = world_tokenizer(settings, args.work)
+    check_template(tokenizer)
+    model = new_model(settings.shape, tokenizer)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)
-    training = Training(model, packed(seen, tokenizer, settings.row_tokens), settings, [])
-    started = time.monotonic()
-    steps = training.run(args.steps, args.minutes)
-    seconds = time.monotonic() - started
-    # What is measured is what is saved: the weights after rounding to bfloat16.
-    model = model.to(torch.bfloat16).float().eval()
+    training = Training(model, tokenizer, settings, args.work)
+    training.run()
+    chosen = training.best()
+    training.load(chosen)
     log = {
         "seed": args.seed,
         "settings": asdict(settings),
-        "steps": steps,
-        "tokens": steps * settings.rows * settings.row_tokens,
-        "seconds": round(seconds, 1),
+        "tokens": training.step * settings.rows * settings.row_tokens,
+        "seconds": round(training.seconds, 1),
         "threads": args.threads,
         "torch": torch.__version__,
         "parameters": parameters,
         "vocabulary": len(tokenizer),
         "facts": len(build_world().facts),
+        "chosen_step": chosen,
+        "figures": all_figures(model.eval(), tokenizer),
         "losses": training.losses,
-        "held_out": held_out_figures(model, held_out, tokenizer),
-        "samples": samples(model, tokenizer),
+        "checks": training.checks,
     }
-    print(json.dumps({k: log[k] for k in ("held_out", "samples")}, indent=1, ensure_ascii=False))
-    save(model.to(torch.bfloat16), tokenizer, args.out, log)
+    print(json.dumps(log["figures"], indent=1, ensure_ascii=False))
+    export(training, args.out, log)
 
 
 if __name__ == "__main__":

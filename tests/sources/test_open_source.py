@@ -64,7 +64,7 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
     [
         ("{}/prompts.jsonl", {}, SourceError, r"there is no file(.|\n)*mean .*prompt\.jsonl"),
         ("{}/x.csv", {}, SourceError, "check the path"),
-        ("josnl:{}/prompt.jsonl.x", {}, SourceError, "a format may stand before it: one of csv:"),
+        ("josnl:{}/prompt.jsonl.x", {}, SourceError, "stand before it: one of censorship:, csv:"),
         ("{}/notes.doc", {}, SourceError, "cannot tell the format(.|\n)*'.doc'(.|\n)*jsonl:"),
         ("jsonl:{}", {}, SourceError, "is a folder"),
         ("", {}, SourceError, "no name"),

@@ -1,8 +1,8 @@
-"""The texts and prompt sets that come with the package."""
+"""The data that comes with the package: texts, prompt sets, questions and trait sets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -11,18 +11,25 @@ from actscope.core.errors import UnknownNameError
 from actscope.core.protocols import Source
 from actscope.core.text import Example
 from actscope.sources._memory import InMemory
+from actscope.sources.censorship import CensorshipSource
 from actscope.sources.folder import FolderSource
-from actscope.sources.prompt_set import PromptSetSource, read_prompt_set
+from actscope.sources.mcq import MCQSource
+from actscope.sources.prompt_set import PromptSetSource
+from actscope.sources.trait_set import TraitSetSource
 
-__all__ = ["SOURCE", "DemoSource"]
+__all__ = ["SOURCE", "DemoSource", "demo_folder"]
 
 
 class DemoSource:
     """Packaged data by name.
 
     Args:
-        name: ``texts``, ``texts/long``, ``texts/short``; ``prompts`` for every prompt set (ids are
-            ``SET/ID``), or ``prompts/SET`` for one, such as ``prompts/single_trait``.
+        name: ``texts``, ``texts/long``, ``texts/short``; ``prompts/SET`` for a prompt set, such as
+            ``prompts/single_trait``; ``mcq/marren`` and ``mcq/general`` for multiple-choice
+            questions; ``censorship/marren`` and ``censorship/world`` for questions with neutral
+            twins; ``traits/CATEGORY/TRAIT`` for a trait's scenarios, such as
+            ``traits/behavioral/refusal``. ``prompts``, ``mcq``, ``censorship`` and ``traits`` alone
+            are all of their kind; ids of prompts and scenarios are ``SET/ID`` then.
 
     Raises:
         UnknownNameError: none of these.
@@ -44,22 +51,49 @@ class DemoSource:
 
 
 def _open(name: str) -> Source:
-    root = Path(str(files("actscope"))) / "demo"
+    root = demo_folder()
     texts = {"texts": root / "texts"}
     texts |= {f"texts/{p.name}": p for p in sorted((root / "texts").iterdir()) if p.is_dir()}
-    sets = {f"prompts/{p.stem}": p for p in sorted((root / "prompt_sets").glob("*.json"))}
     if name in texts:
         return FolderSource(texts[name])
-    if name in sets:
-        return PromptSetSource(sets[name])
-    if name == "prompts":
-        return InMemory([example for path in sets.values() for example in _of_set(path)])
-    raise UnknownNameError("demo data", name, [*texts, "prompts", *sets])
+    kinds: dict[str, tuple[Callable[[Path], Source], list[Path]]] = {
+        "prompts": (PromptSetSource, sorted((root / "prompt_sets").glob("*.json"))),
+        "mcq": (MCQSource, sorted((root / "mcq").glob("*.jsonl"))),
+        "censorship": (CensorshipSource, sorted((root / "censorship").glob("*.jsonl"))),
+        "traits": (
+            TraitSetSource,
+            sorted(p.parent for p in (root / "traits").glob("*/*/positive.txt")),
+        ),
+    }
+    kind, _, one = name.partition("/")
+    reader, paths = kinds.get(kind, (PromptSetSource, []))
+    places = {_place(path): path for path in paths}
+    if one in places:
+        return reader(places[one])
+    if paths and not one:
+        found = [(place, e) for place, path in places.items() for e in reader(path).examples()]
+        return InMemory([_named(kind, place, example) for place, example in found])
+    known = [
+        f"{kind}/{place}" for kind, (_, paths) in kinds.items() for place in map(_place, paths)
+    ]
+    raise UnknownNameError("demo data", name, [*texts, *kinds, *known])
 
 
-def _of_set(path: Path) -> list[Example]:
-    name, prompts = read_prompt_set(path)
-    return [replace(prompt, id=f"{name}/{prompt.id}") for prompt in prompts]
+def demo_folder() -> Path:
+    """The folder of everything bundled."""
+    return Path(str(files("actscope"))) / "demo"
+
+
+def _place(path: Path) -> str:
+    """``CATEGORY/TRAIT`` of a trait's folder, else the file's stem."""
+    return path.stem if path.suffix else f"{path.parent.name}/{path.name}"
+
+
+def _named(kind: str, place: str, example: Example) -> Example:
+    """Questions have ids of their own; prompts and scenarios are counted from 1 in every file."""
+    if kind in ("mcq", "censorship"):
+        return example
+    return replace(example, id=f"{place}/{example.id}")
 
 
 SOURCE = DemoSource

@@ -1,0 +1,161 @@
+"""Multiple-choice questions: one JSON object a line, the right answer and three wrong ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from actscope.core.errors import BadInputError, SourceError
+from actscope.core.text import Example
+from actscope.sources._files import existing_file, parse_json, read_text
+from actscope.sources._memory import InMemory
+
+__all__ = ["LETTERS", "SOURCE", "MCQSource", "Question", "option_order", "read_questions"]
+
+LETTERS = "ABCD"
+INSTRUCTION = "Answer with one letter."
+_SHAPE = '{"id": "...", "question": "...", "correct": "...", "distractors": ["...", "...", "..."]}'
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with one right answer.
+
+    Attributes:
+        id: Unique within its file.
+        question: The question alone.
+        correct: The right answer.
+        distractors: Three wrong ones.
+        metadata: The row's other fields, such as ``subject``.
+    """
+
+    id: str
+    question: str
+    correct: str
+    distractors: tuple[str, str, str]
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def options(self, seed: int = 0) -> dict[str, str]:
+        """The four answers by letter, in the order of this seed and the question's id."""
+        answers = (self.correct, *self.distractors)
+        order = option_order(self.id, len(answers), seed)
+        return {letter: answers[i] for letter, i in zip(LETTERS, order, strict=True)}
+
+    def correct_letter(self, seed: int = 0) -> str:
+        """The letter of the right answer in that order."""
+        return LETTERS[option_order(self.id, len(LETTERS), seed).index(0)]
+
+
+def option_order(identity: str, count: int, seed: int = 0) -> list[int]:
+    """A permutation of ``range(count)`` that depends on the seed and the id alone.
+
+    It is the same in every process and on every machine, so that two runs over one file show the
+    same options and can be joined by id.
+    """
+
+    def rank(place: int) -> bytes:
+        return hashlib.sha256(f"{seed}\0{identity}\0{place}".encode()).digest()
+
+    return sorted(range(count), key=rank)
+
+
+class MCQSource(InMemory):
+    """Each question as a prompt that reads options, question, instruction.
+
+    Metadata holds ``question``, ``options`` by letter, ``correct_answer_letter`` and the row's
+    other fields.
+
+    Args:
+        path: A JSONL file of rows ``{id, question, correct, distractors: [three]}``.
+        seed: Decides the order of the options, together with each question's id.
+        instruction: Last line of the prompt.
+
+    Raises:
+        SourceError: there is no such file, or a row has another shape.
+    """
+
+    def __init__(self, path: str | Path, *, seed: int = 0, instruction: str = INSTRUCTION) -> None:
+        questions = read_questions(path)
+        super().__init__([_example(q, int(seed), instruction) for q in questions], str(path))
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a file, in order.
+
+    Raises:
+        SourceError: there is no such file, or a row is not a question: a field is missing or empty,
+            there are not three distractors, or one of them repeats another answer.
+    """
+    file = existing_file(path)
+    lines = enumerate(read_text(file).split("\n"), start=1)
+    found = [_question(line, f"{file}, line {number}") for number, line in lines if line.strip()]
+    rows: dict[str, int] = {}
+    for row, question in enumerate(found):
+        first = rows.setdefault(question.id, row)
+        if first != row:
+            raise SourceError(f"{file}: rows {first} and {row} have the same id", got=question.id)
+    return found
+
+
+def _question(line: str, where: str) -> Question:
+    value: Any = parse_json(line, where)
+    if not isinstance(value, Mapping):
+        raise SourceError(f"{where} is not an object", got=f"{value!r:.60}", expected=_SHAPE)
+    row = dict(cast("Mapping[str, Any]", value))
+    identity = _text(row.pop("id", None), "id", where)
+    question = _text(row.pop("question", None), "question", where)
+    correct = _text(row.pop("correct", None), "correct", where)
+    wrong = row.pop("distractors", None)
+    return Question(identity, question, correct, _distractors(wrong, correct, where), row)
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    text = str(value) if isinstance(value, (str, int)) else ""
+    if not text.strip():
+        raise SourceError(
+            f"{where}: the field {name!r} is missing or empty", got=f"{value!r}", expected=_SHAPE
+        )
+    return text
+
+
+def _distractors(value: Any, correct: str, where: str) -> tuple[str, str, str]:
+    wrong = [str(x) for x in cast("Sequence[Any]", value)] if _is_list(value) else []
+    if len(wrong) != len(LETTERS) - 1 or not all(x.strip() for x in wrong):
+        raise SourceError(
+            f"{where}: a question needs three distractors",
+            got=f"{value!r:.80}",
+            expected=_SHAPE,
+            next_step="give three wrong answers, none of them empty",
+        )
+    if len({correct, *wrong}) != len(LETTERS):
+        raise SourceError(
+            f"{where}: an answer is there twice",
+            got=f"{correct!r} and {', '.join(map(repr, wrong))}",
+            next_step="make the four answers different",
+        )
+    return wrong[0], wrong[1], wrong[2]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _example(question: Question, seed: int, instruction: str) -> Example:
+    options = question.options(seed)
+    if not instruction.strip():
+        raise BadInputError("the instruction of a multiple-choice prompt is empty")
+    listed = "\n".join(f"{letter}) {answer}" for letter, answer in options.items())
+    metadata = {
+        **question.metadata,
+        "question": question.question,
+        "options": options,
+        "correct_answer_letter": question.correct_letter(seed),
+    }
+    text = f"{listed}\n{question.question}\n{instruction}"
+    return Example(question.id, text=text, metadata=metadata)
+
+
+SOURCE = MCQSource
