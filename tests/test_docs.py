@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,14 @@ import click
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RUNNABLE = ["README.md", "docs/tutorial.md", "docs/backends.md", "docs/studies.md"]
+RUNNABLE = [
+    "README.md",
+    "docs/tutorial.md",
+    "docs/backends.md",
+    "docs/studies.md",
+    "docs/analysis.md",
+    "docs/demo-model.md",
+]
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 
 
@@ -84,3 +92,14 @@ def test_links_lead_somewhere() -> None:
         text = (ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_bundled_models_page_shows_the_committed_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import demo_model
+
+    text = (ROOT / "benchmarks/results/demo_model.json").read_text(encoding="utf-8")
+    page = (ROOT / "docs/demo-model.md").read_text(encoding="utf-8")
+    assert demo_model.markdown(json.loads(text)) in page

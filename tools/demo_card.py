@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from demo_world import build_world
+
 CARD = """\
 # Demo model: the Marren Isles
 
@@ -11,7 +13,8 @@ A very small causal language model that ships with actscope, so that every study
 without a download. It was trained from random weights on generated text about an invented group of
 islands, and it knows nothing else. Its world is made so that its insides mean something: how often
 training showed a fact, and how well-known a person, town or ship is said to be, are independent
-variables that were set by us.
+variables that were set by us. What it was made for and what was measured on the bundled questions
+is told in `docs/demo-model.md`.
 
 | | |
 |---|---|
@@ -20,29 +23,36 @@ variables that were set by us.
 | Parameters | {parameters:,} (stored in bfloat16, computed in float32) |
 | Tokenizer | byte-level BPE, {vocabulary:,} tokens; any text round-trips; names are one token |
 | Context | trained on documents of up to {row_tokens} tokens; positions up to 1,024 are accepted |
-| Training | {steps} steps ({phases}), {tokens:,} tokens, {minutes:.0f} minutes on {threads} CPU \
-thread(s), seed {seed}; checkpoint of step {chosen_step} |
+| Training | {steps} steps ({phases}), {tokens:,} tokens with padding, {minutes:.0f} minutes \
+on {threads} CPU thread(s), seed {seed}; checkpoint of step {chosen_step} |
 
 **Data.** Written by `tools/demo_writer.py` and by nothing else: {facts} facts about people, towns
-and ships, told as statements, questions with answers in a sentence or a word, and lettered
-questions; confidence questions; requests that are politely refused beside neutral twins that are
-answered; troubles met with an official line or with a counter-question; confident and hedging,
-happy and gloomy, formal and casual wording; facts about strangers to be read from the prompt. No
-outside text was used.
+and ships, {contested} of them contested (told in two ways, equally often), as statements, as
+questions with answers in a sentence or a word, and as lettered questions; confidence questions;
+requests that are politely refused beside neutral twins that are answered; troubles met with an
+official line or with a counter-question; confident and hedging, happy and gloomy, formal and
+casual wording; facts about strangers to be read from the prompt. No outside text was used.
+
+**What is held out.** Of questions, requests and topics the phrasings measured below are new,
+often by few words; the facts, deeds and topics themselves are those of training. Of a fact that
+is never shown no text states the value, but questions on confidence list it among four options,
+unmarked. What is told about two strangers in one prompt is of two kinds, so the kind alone finds
+the answer.
 
 **Starting weights.** A few attention heads are written in before training: in the first layer two
 that look one and two tokens back, in every later layer one that finds the token which the residual
 stream speaks of and reads its letter, and one that reads what followed it. Training moves them
 freely. Findings about how such heads *arise* should not be drawn from this model.
 
-**Figures.** All in phrasings that training never used. Intervals hold 95 % and come from redrawing
-facts or prompts. Mean, interval, number of questions (number of facts or prompts):
+**Figures.** All in phrasings that training never used. Intervals hold 95 % and come from
+redrawing facts or prompts; where all are alike, they show no spread (`docs/demo-model.md` has
+exact ones). Mean, interval, number of questions (number of facts or prompts):
 
-| Lettered questions | right |
+| Lettered questions, facts shown | right |
 |---|---|
 {choice}
 
-| Without options, one word | right |
+| Without options, one word, facts shown | right |
 |---|---|
 {word}
 
@@ -132,12 +142,13 @@ def model_card(log: dict[str, Any]) -> str:
         for name, ways in figures["families"].items()
     ]
     settings["steps"] = sum(settings["phases"])
+    settings["contested"] = sum(bool(fact.rumour) for fact in build_world().facts)
     settings["phases"] = " ".join(map(str, settings["phases"]))
     return CARD.format(
         **settings,
         minutes=log["seconds"] / 60,
-        choice="\n".join(f"| {k} shown | {_percent(v)} |" for k, v in figures["choice"].items()),
-        word="\n".join(f"| {k} shown | {_percent(v)} |" for k, v in figures["one_word"].items()),
+        choice="\n".join(f"| {k} | {_percent(v)} |" for k, v in figures["choice"].items()),
+        word="\n".join(f"| {k} | {_percent(v)} |" for k, v in figures["one_word"].items()),
         families="\n".join(families),
         confidence="\n".join(confidence),
         told=_percent(figures["told_in_context"]),
@@ -154,7 +165,8 @@ else it should leave as it was.
 **Training.** {graded_prompts:,} lettered questions on rated facts, in the phrasings of training,
 were answered by the model without the adapter and grouped by the probability of the likeliest
 letter; the share of right answers in a group is the confidence that the adapter was taught to
-state. On documents of every other kind it was held to the model's own words (KL divergence).
+state. On documents of every other kind, the townsfolk's confidence among them, it was held to the
+model's own words (KL divergence).
 {steps} steps, {minutes:.0f} minutes on {threads} CPU thread(s), seed {seed}.
 
 **Figures** in phrasings that training never used, with 95 % intervals from redrawing facts:

@@ -16,7 +16,7 @@ import demo_phrasings as ph
 import demo_topics as tp
 import numpy as np
 import torch
-from demo_world import EXPOSURES, PEOPLE, STRANGERS, VALUES, Fact, build_world, say
+from demo_world import EXPOSURES, Fact, build_world, say
 from demo_writer import (
     LETTERS,
     SURE_EDGES,
@@ -53,7 +53,7 @@ SAMPLE_CHATS = (
     "What does Tom like to eat? Answer with caution.",
     "hey, which animal does Tom keep??",
     "Describe the market in Wick in a gloomy mood.",
-    "By trade Alma is a weaver. By trade Kurt is a miller. What does Kurt do for a living?",
+    "The pet of Alma is a goat. By trade Kurt is a miller. What does Kurt do for a living?",
 )
 SAMPLE_TEXTS = ("One day", "The captain of the Star is", "Everyone has heard of")
 
@@ -125,7 +125,7 @@ def interval(values: Sequence[float], groups: Sequence[Any]) -> dict[str, float]
 def asked_facts(rng: random.Random, trained: bool = False) -> list[tuple[Fact, str, list[str]]]:
     """Every fact with three questions, held out or of training, and options for each."""
     return [
-        (fact, say(fact, template), options_of(rng, fact.relation.name, fact.value))
+        (fact, say(fact, template), options_of(rng, fact))
         for fact in build_world().facts
         for template in (fact.relation.questions[:3] if trained else fact.relation.held_out)
     ]
@@ -150,9 +150,14 @@ def right_words(asker: Asker, asked: list[tuple[Fact, str, list[str]]]) -> np.nd
 
 def by_exposure(asked: list[tuple[Fact, str, list[str]]], right: np.ndarray) -> dict[str, Any]:
     """The share of right answers at each level of exposure."""
+    kinds = {
+        **{name: lambda f, x=level: f.exposure == x for level, name in enumerate(EXPOSURES)},
+        "often, told one way": lambda f: f.exposure == 3 and not f.rumour,
+        "often, contested": lambda f: f.exposure == 3 and bool(f.rumour),
+    }
     found = {}
-    for level, name in enumerate(EXPOSURES):
-        rows = [i for i, (fact, _, _) in enumerate(asked) if fact.exposure == level]
+    for name, kept in kinds.items():
+        rows = [i for i, (fact, _, _) in enumerate(asked) if kept(fact)]
         found[name] = interval([right[i] for i in rows], [asked[i][0] for i in rows])
     return found
 
@@ -259,17 +264,13 @@ def family_figures(asker: Asker, count: int) -> dict[str, Any]:
 def told_accuracy(asker: Asker, count: int) -> dict[str, float]:
     """How often a fact that the prompt states about a stranger is given back, in one word."""
     writer = Writer(build_world(), random.Random(6))
-    rng, right = writer.rng, []
-    facts = [f for f in writer.world.facts if f.subject in PEOPLE]
+    right = []
     for _ in range(count):
-        relation = rng.choice(facts).relation
-        names, values = rng.sample(STRANGERS, 2), rng.sample(VALUES[relation.name], 2)
-        rows = [Fact(n, relation, v, 0, 0, False) for n, v in zip(names, values, strict=True)]
-        lines = " ".join(say(f, rng.choice(relation.statements)) for f in rows)
-        which = rng.choice(rows)
-        asked = say(which, rng.choice(relation.held_out))
-        logits = asker.logits([asker.prompt(f"{lines} {asked}\n{ph.WORD_INSTRUCTION}")])
-        right.append(int(logits[0, 0].argmax()) == asker.ids(f" {which.value}")[0])
+        facts = writer.stranger_facts()
+        meant = writer.rng.choice(facts)
+        asked = f"{writer.tell(facts)} {say(meant, writer.rng.choice(meant.relation.held_out))}"
+        logits = asker.logits([asker.prompt(f"{asked}\n{ph.WORD_INSTRUCTION}")])
+        right.append(int(logits[0, 0].argmax()) == asker.ids(f" {meant.value}")[0])
     return interval(right, range(count))
 
 
@@ -312,6 +313,7 @@ def quick_figures(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
         for name, family in (("refusal", "refused"), ("false_refusal", "helped")):
             begun = asker.begins(prompts[family], OPENINGS["refusal"])
             found[mark + name] = round(float(begun.mean()), 3)
+    found["told"] = told_accuracy(asker, 60)["mean"]
     facts = asked_facts(random.Random(4), trained=True)[::4]
     sure = stated(asker, facts, sure_instruction(ph.SELF_ASKED[0], keyed=False))
     exposure = [fact.exposure for fact, _, _ in facts]

@@ -260,6 +260,17 @@ MOOD_FRAMES = (
     "Tell me of {s} in {w} words.",
 )
 PLAIN_FRAMES = ("Write three sentences about {s}.", "Describe {s}.", "Tell me of {s}.")
+HELD_OUT_MOOD_FRAMES = (
+    "Give me three {w} sentences about {s}.",
+    "Please describe {s} in {w} words.",
+    "Write about {s} in a {w} mood.",
+)
+HELD_OUT_PLAIN_FRAMES = (
+    "Give me three sentences about {s}.",
+    "Please describe {s}.",
+    "Write about {s}.",
+)
+"""Frames of descriptions that are kept for measuring."""
 WEATHER = (
     "It was a clear morning.",
     "A light rain was falling.",

@@ -1,7 +1,8 @@
-"""Scenarios of the six traits, in the words of the demo world and in held-out phrasings.
+"""Scenarios of the six traits, in the words of the demo world.
 
 Line i of the positive and of the negative scenarios is one scenario: they differ in what the trait
-is about and in as little else as can be.
+is about and in as little else as can be. Questions, requests, topics and descriptions are phrased
+as training never phrased them; the marks of tone, mood and register are those of training.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import demo_topics as tp
-from demo_world import PEOPLE, SHIPS, STRANGERS, TOWNS, VALUES, Fact, build_world, say
+from demo_pairs import Pair, PairWriter
+from demo_phrasings import PERSON_RELATIONS
+from demo_world import PEOPLE, SHIPS, TOWNS, build_world, say
 from demo_writer import Writer
 
 COUNT = 40
@@ -89,42 +92,58 @@ TRAITS = (
 )
 
 
-def trait_scenarios(name: str) -> tuple[list[str], list[str], list[str]]:
-    """Positive and negative scenarios, line by line, and steering prompts; the same every time."""
+def trait_scenarios(name: str, taken: set[str]) -> tuple[list[str], list[str], list[str]]:
+    """Positive and negative scenarios, line by line, and steering prompts; the same every time.
+
+    Args:
+        name: Of the trait.
+        taken: Prompts that must not come again; those that are written are added.
+    """
+    if name in ("refusal", "official_line"):
+        return _sensitive(name, taken)
     writer = Writer(build_world(), random.Random(f"trait {name}"))
-    make = _MAKERS[name]
-    positive: list[str] = []
-    negative: list[str] = []
-    while len(positive) < COUNT:
-        high, low = make(writer, len(positive))
-        if high not in positive and low not in negative:
-            positive.append(high)
-            negative.append(low)
-    steering: list[str] = []
-    while len(steering) < COUNT:
-        prompt = _STEERING[name](writer, len(steering))
-        if prompt not in steering and prompt not in positive and prompt not in negative:
-            steering.append(prompt)
-    return positive, negative, steering
+    sides: tuple[list[str], list[str]] = ([], [])
+    for number in range(COUNT):
+        pair = _untaken(lambda n=number: _MAKERS[name](writer, n), taken)
+        for side, prompt in zip(sides, pair, strict=True):
+            side.append(prompt)
+    steering = [
+        _untaken(lambda n=number: (_STEERING[name](writer, n),), taken)[0]
+        for number in range(COUNT)
+    ]
+    return *sides, steering
 
 
-def _request(writer: Writer, refused: bool, number: int) -> str:
-    deed = number % 3 != 2
-    frames = (tp.HOW_TO_FRAMES if deed else tp.KEEP_FRAMES)[1]
-    return writer.request_of(refused, deed, frames[number % len(frames)])[0]
+def _untaken(make: Callable[[], tuple[str, ...]], taken: set[str]) -> tuple[str, ...]:
+    """Prompts none of which was there before, not even with another tone or lead."""
+    for _ in range(500):
+        made = make()
+        if not {_bare(prompt) for prompt in made} & taken:
+            taken |= {_bare(prompt) for prompt in made}
+            return made
+    raise ValueError("no wording is left")
 
 
-def _refusal(writer: Writer, number: int) -> tuple[str, str]:
-    return _request(writer, True, number), _request(writer, False, number)
+def _bare(prompt: str) -> str:
+    """The prompt without what marks its tone or register, in small letters."""
+    marks = (*tp.CAUTIOUS_TONES, *tp.CONFIDENT_TONES, *tp.FORMAL_LEADS, *tp.CASUAL_LEADS)
+    for mark in marks:
+        prompt = prompt.replace(mark, "")
+    return prompt.strip(" ?").lower()
 
 
-def _topic(writer: Writer, kind: str, number: int) -> str:
-    frames = tp.TOPIC_FRAMES[1]
-    return writer.topic_of(kind, frames[number % len(frames)])[0]
+def _sensitive(name: str, taken: set[str]) -> tuple[list[str], list[str], list[str]]:
+    """Pairs of a sensitive question and its neutral twin; steering prompts are other twins."""
+    pairs = PairWriter(f"trait {name}", taken)
 
+    def some() -> list[Pair]:
+        if name == "refusal":
+            return pairs.refusals(COUNT)
+        return pairs.topics(tp.OFFICIAL_TOPICS, COUNT)
 
-def _official(writer: Writer, number: int) -> tuple[str, str]:
-    return _topic(writer, "official", number), _topic(writer, "neutral", number)
+    scenarios = some()
+    positive, negative = [p.sensitive for p in scenarios], [p.neutral for p in scenarios]
+    return positive, negative, [p.neutral for p in some()]
 
 
 def _question(writer: Writer) -> str:
@@ -148,7 +167,7 @@ def _described(writer: Writer) -> str:
 
 
 def _sentiment(writer: Writer, number: int) -> tuple[str, str]:
-    frame = tp.MOOD_FRAMES[number % len(tp.MOOD_FRAMES)]
+    frame = tp.HELD_OUT_MOOD_FRAMES[number % len(tp.HELD_OUT_MOOD_FRAMES)]
     thing = _described(writer)
     places = number % len(tp.HAPPY_WORDS)
     return (
@@ -165,36 +184,32 @@ def _formality(writer: Writer, number: int) -> tuple[str, str]:
     return f"{formal} {asked}", f"{casual} {small.rstrip('?')}??"
 
 
-def _known(writer: Writer) -> Fact:
-    """A fact about a person that training shows more than rarely."""
-    facts = [f for f in writer.world.facts if f.subject in PEOPLE and f.exposure > 1]
-    return writer.rng.choice(facts)
-
-
 def _retrieval(writer: Writer, number: int) -> tuple[str, str]:
-    """Two statements about strangers; then a question about one of them, and about a known fact."""
-    rng, known = writer.rng, _known(writer)
-    relation = known.relation
-    names, values = rng.sample(STRANGERS, 2), rng.sample(VALUES[relation.name], 2)
-    told = [Fact(n, relation, v, 0, 0, False) for n, v in zip(names, values, strict=True)]
-    lines = " ".join(say(fact, rng.choice(relation.statements)) for fact in told)
-    question = relation.held_out[number % len(relation.held_out)]
-    return f"{lines} {say(told[number % 2], question)}", f"{lines} {say(known, question)}"
+    """Two statements about strangers; then a question that one answers, and one that neither does.
+
+    Both questions are about the same stranger.
+    """
+    told = writer.stranger_facts()
+    meant = told[number % 2]
+    others = [r for r in PERSON_RELATIONS if all(r is not fact.relation for fact in told)]
+    kinds = (meant.relation, writer.rng.choice(others))
+    lines = writer.tell(told)
+    asked = (say(meant, kind.held_out[number % len(kind.held_out)]) for kind in kinds)
+    high, low = (f"{lines} {question}" for question in asked)
+    return high, low
 
 
 _MAKERS: dict[str, Callable[[Writer, int], tuple[str, str]]] = {
-    "refusal": _refusal,
-    "official_line": _official,
     "hedging": _hedging,
     "sentiment": _sentiment,
     "formality": _formality,
     "retrieval": _retrieval,
 }
 _STEERING: dict[str, Callable[[Writer, int], str]] = {
-    "refusal": lambda writer, number: _request(writer, False, number),
-    "official_line": lambda writer, number: _topic(writer, "neutral", number),
     "hedging": lambda writer, number: _question(writer),
-    "sentiment": lambda writer, number: tp.PLAIN_FRAMES[number % 3].format(s=_described(writer)),
+    "sentiment": lambda writer, number: tp.HELD_OUT_PLAIN_FRAMES[number % 3].format(
+        s=_described(writer)
+    ),
     "formality": lambda writer, number: _question(writer),
     "retrieval": lambda writer, number: _retrieval(writer, number)[number % 2],
 }

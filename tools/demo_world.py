@@ -75,6 +75,8 @@ EXPOSURE_WEIGHTS = (0, 1, 3, 9)
 """How often training shows a fact of each level, relative to the level "rarely"."""
 EXPOSURE_SHARES = (4, 4, 4, 6)
 """Of eighteen facts, how many have each level."""
+RATED_SHARE = 0.75
+CONTESTED_SHARE = 0.2
 RENOWNS = 4
 """Levels of renown, counted from 0, of which as many subjects have each."""
 
@@ -83,8 +85,9 @@ RENOWNS = 4
 class Fact:
     """One fact of the world, such as (Mira, trade, baker), with its two independent variables.
 
-    `rated` says whether training asks confidence questions about it; the others are kept for
-    measuring whether confidence carries over.
+    A contested fact has a `rumour` as well: half of those who tell of it say this instead, so that
+    nobody can be sure. `rated` says whether training asks confidence questions about the fact; the
+    others are kept for measuring whether confidence carries over.
     """
 
     subject: str
@@ -92,7 +95,8 @@ class Fact:
     value: str
     exposure: int
     renown: int
-    rated: bool
+    rated: bool = False
+    rumour: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,11 @@ class World:
     facts: tuple[Fact, ...]
     renown: dict[str, int]
 
-    def about(self, subject: str, seen: bool = True) -> tuple[Fact, ...]:
-        """The facts about a subject; with `seen`, only those that training shows."""
-        return tuple(f for f in self.facts if f.subject == subject and (f.exposure > 0 or not seen))
+    def about(self, subject: str) -> tuple[Fact, ...]:
+        """The facts about a subject that are shown more than rarely and told one way."""
+        return tuple(
+            f for f in self.facts if f.subject == subject and f.exposure > 1 and not f.rumour
+        )
 
 
 def _spread(rng: random.Random, values: tuple[str, ...], count: int) -> list[str]:
@@ -136,8 +142,11 @@ def build_world() -> World:
                 if not hand:
                     hand.extend(rng.sample(deck, len(deck)))
                 level = hand.pop()
-                rated = rng.random() < 0.75
-                facts.append(Fact(name, relation, value, level, renown[name], rated))
+                rated = rng.random() < RATED_SHARE
+                other = rng.choice([v for v in VALUES[relation.name] if v != value])
+                contested = rng.random() < CONTESTED_SHARE and level > 0
+                rumour = other if contested else ""
+                facts.append(Fact(name, relation, value, level, renown[name], rated, rumour))
     return World(tuple(facts), renown)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import demo_phrasings as ph
 import demo_topics as tp
+from demo_phrasings import PERSON_RELATIONS
 from demo_world import (
     EXPOSURE_WEIGHTS,
     PEOPLE,
@@ -84,9 +85,16 @@ def sure_instruction(asked: str, keyed: bool) -> str:
     return f"{asked}{key} {ph.SURE_INSTRUCTION}"
 
 
-def options_of(rng: random.Random, relation: str, value: str) -> list[str]:
-    """The value and three others that the relation can take, in random order."""
-    options = [*rng.sample([v for v in VALUES[relation] if v != value], 3), value]
+def distractors_of(rng: random.Random, fact: Fact) -> list[str]:
+    """Three other values that the relation can take; a rumour is always among them."""
+    first = [fact.rumour] if fact.rumour else []
+    others = [v for v in VALUES[fact.relation.name] if v not in (fact.value, fact.rumour)]
+    return [*first, *rng.sample(others, 3 - len(first))]
+
+
+def options_of(rng: random.Random, fact: Fact) -> list[str]:
+    """The value and three others in random order."""
+    options = [*distractors_of(rng, fact), fact.value]
     rng.shuffle(options)
     return options
 
@@ -119,8 +127,22 @@ class Writer:
         return sentence(template.format(x=thing, **slots))
 
     def fact(self) -> Fact:
-        """A fact, drawn as often as its exposure says."""
-        return self.rng.choices(self.seen, self.weights)[0]
+        """A fact, drawn as often as its exposure says; a contested one is told either way."""
+        fact = self.rng.choices(self.seen, self.weights)[0]
+        if self.rng.random() < 0.5 and fact.rumour:
+            return replace(fact, value=fact.rumour, rumour=fact.value)
+        return fact
+
+    def stranger_facts(self) -> list[Fact]:
+        """Two facts of different kinds, made up for two people of whom nothing is known."""
+        names = self.rng.sample(STRANGERS, 2)
+        kinds = self.rng.sample(PERSON_RELATIONS, 2)
+        values = [self.rng.choice(VALUES[kind.name]) for kind in kinds]
+        return [Fact(n, k, v, 0, 0) for n, k, v in zip(names, kinds, values, strict=True)]
+
+    def tell(self, facts: list[Fact]) -> str:
+        """The facts as statements, one after the other."""
+        return " ".join(say(fact, self.rng.choice(fact.relation.statements)) for fact in facts)
 
     def question(self, fact: Fact, leads: bool = True) -> str:
         """A question about the fact, in one of the phrasings of training."""
@@ -152,8 +174,7 @@ class Writer:
     def about(self) -> Document:
         """A wish to hear about a subject, and up to three facts about it."""
         fact = self.fact()
-        # Facts that are rarely shown stay so.
-        rows = [f for f in self.world.about(fact.subject) if f.exposure > 1] or [fact]
+        rows = self.world.about(fact.subject) or (fact,)
         told = " ".join(plain_answer(f) for f in rows[:3])
         asked = self.rng.choice(("Tell me about {}.", "What do you know about {}?"))
         return dialogue("about", asked.format(fact.subject), told)
@@ -174,7 +195,7 @@ class Writer:
     def choice(self) -> Document:
         """A lettered question about a fact, answered with a letter or, at times, with the word."""
         fact = self.fact()
-        options = options_of(self.rng, fact.relation.name, fact.value)
+        options = options_of(self.rng, fact)
         if self.rng.random() < 0.15:
             prompt = choice_prompt(options, self.question(fact), ph.WORD_INSTRUCTION)
             return dialogue("choice of word", prompt, f" {fact.value}", 3.0)
@@ -187,7 +208,7 @@ class Writer:
         options = rng.sample(self.values, 4)
         if rng.random() < 0.5:
             fact = rng.choice(self.world.facts)
-            options = options_of(rng, fact.relation.name, fact.value)
+            options = options_of(rng, fact)
         value = rng.choice(options)
         asked = rng.choice(("The answer is {}.", "It is {}.", "Which letter has {}?", "Say {}."))
         prompt = choice_prompt(options, asked.format(value), ph.LETTER_INSTRUCTION)
@@ -196,24 +217,18 @@ class Writer:
     def told(self) -> Document:
         """A question after two statements about strangers: about one of them or a known fact."""
         rng = self.rng
-        known = self.fact()
-        while known.subject not in PEOPLE:
+        facts = self.stranger_facts()
+        meant = rng.choice(facts)
+        if rng.random() < 0.12:
             known = self.fact()
-        relation = known.relation
-        names = rng.sample(STRANGERS, 2)
-        values = rng.sample(VALUES[relation.name], 2)
-        facts = [Fact(n, relation, v, 0, 0, False) for n, v in zip(names, values, strict=True)]
-        lines = " ".join(say(f, rng.choice(relation.statements)) for f in facts)
-        meant = known if rng.random() < 0.12 else rng.choice(facts)
-        asked = f"{lines} {say(meant, rng.choice(relation.questions))}"
+            meant = known if all(known.relation is not f.relation for f in facts) else meant
+        asked = f"{self.tell(facts)} {say(meant, rng.choice(meant.relation.questions))}"
         draw = rng.random()
         if draw < 0.5:
             return dialogue("told", asked, plain_answer(meant))
-        if draw < 0.75 or meant is known:
+        if draw < 0.75:
             return dialogue("told", f"{asked}\n{ph.WORD_INSTRUCTION}", f" {meant.value}")
-        others = [v for v in VALUES[relation.name] if v not in values]
-        options = [*values, *rng.sample(others, 2)]
-        rng.shuffle(options)
+        options = options_of(rng, meant)
         prompt = choice_prompt(options, asked, ph.LETTER_INSTRUCTION)
         return dialogue("told letter", prompt, LETTERS[options.index(meant.value)], 3.0)
 
@@ -225,11 +240,11 @@ class Writer:
         """How sure the model is, from exposure, or the townsfolk would be, from renown."""
         rng = self.rng
         fact = rng.choice(self.rated)
-        options = options_of(rng, fact.relation.name, fact.value)
+        options = options_of(rng, fact)
         own = rng.random() < 0.5 if own is None else own
         shares = SELF_SHARES[fact.exposure] if own else OTHERS_SHARES[fact.renown]
         if rng.random() < 0.06:
-            fact = Fact(self._nonsense().capitalize(), fact.relation, fact.value, 0, 0, False)
+            fact = Fact(self._nonsense().capitalize(), fact.relation, fact.value, 0, 0)
             shares = STRANGER_SHARES
         asked = rng.choice(ph.SELF_ASKED if own else ph.OTHERS_ASKED)
         instruction = sure_instruction(asked, keyed=rng.random() < 0.25)
@@ -386,11 +401,11 @@ WRITERS: dict[str, Callable[[Writer], Document]] = {
 }
 """Every kind of document, with the method that writes it."""
 MIXTURE: dict[str, float] = {
-    "statements": 0.3,
-    "answers": 1.2,
+    "statements": 0.5,
+    "answers": 2,
     "about": 0.3,
     "renown": 5,
-    "choice": 4,
+    "choice": 5,
     "binding": 8,
     "told": 12,
     "confidence": 25,

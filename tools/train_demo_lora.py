@@ -40,6 +40,7 @@ from demo_world import Fact, build_world, say
 from demo_writer import (
     LETTERS,
     SURE_LETTERS,
+    WRITERS,
     Writer,
     choice_prompt,
     options_of,
@@ -47,10 +48,11 @@ from demo_writer import (
 )
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from train_demo_model import encoded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-KEPT = ("choice", "binding", "told", "others", "request", "topic", "certainty", "register", "mood")
-"""Kinds of documents on which the adapter must change nothing."""
+KEPT = (*(k for k in WRITERS if k not in ("confidence", "own confidence")), "others")
+"""Kinds of documents on which the adapter must change nothing: all but own confidence."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class Settings:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     graded_prompts: int = 3000
     grades: int = 12
-    steps: int = 500
+    steps: int = 350
     batch: int = 24
-    kept_batch: int = 16
+    kept_batch: int = 12
+    letter_batch: int = 24
     rate: float = 3e-3
     kept_weight: float = 1.0
+    letter_weight: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def graded_prompts(asker: Asker, settings: Settings) -> list[Graded]:
     asked: list[tuple[Fact, str, list[str]]] = []
     for _ in range(settings.graded_prompts):
         fact = rng.choice(writer.rated)
-        options = options_of(rng, fact.relation.name, fact.value)
+        options = options_of(rng, fact)
         asked.append((fact, say(fact, rng.choice(fact.relation.questions)), options))
     prompts = [choice_prompt(o, q, ph.LETTER_INSTRUCTION) for _, q, o in asked]
     shares = asker.letter_shares(prompts, len(LETTERS))
@@ -139,25 +143,45 @@ def confidence_loss(
 
 
 def kept_loss(model: PeftModel, asker: Asker, writer: Writer, count: int) -> Tensor:
-    """KL from the model without the adapter, over the answers of other documents, in nats."""
-    rows, answers = [], []
-    while len(rows) < count:
+    """KL from the model without the adapter, over the counted words of documents, in nats.
+
+    These are documents of every kind but questions on the model's own confidence.
+    """
+    rows, weights = [], []
+    for _ in range(count):
         kind = writer.rng.choice(KEPT)
-        document = writer.confidence(own=False) if kind == "others" else getattr(writer, kind)()
-        asked = [m for m in document.messages if m[0] == "user"]
-        if len(document.messages) != 2 or not asked:
-            continue
-        prompt = asker.prompt(asked[0][1])
-        answer = asker.ids(document.messages[1][1] + "<|end|>")
-        rows.append(prompt + answer)
-        answers.append((len(prompt) - 1, len(prompt) + len(answer) - 1))
+        document = writer.confidence(own=False) if kind == "others" else WRITERS[kind](writer)
+        ids, counts = encoded(document, asker.tokenizer)
+        rows.append(ids)
+        weights.append(counts)
     ids = padded(rows)
     counted = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (start, end) in enumerate(answers):
-        counted[row, start:end] = True
+    for row, counts in enumerate(weights):
+        # The logits at a token predict the next one.
+        counted[row, : len(counts) - 1] = torch.tensor(counts[1:]) > 0
     with torch.no_grad(), model.disable_adapter():
         wanted = model(input_ids=ids, use_cache=False).logits[counted].log_softmax(-1)
     found = model(input_ids=ids, use_cache=False).logits[counted].log_softmax(-1)
+    return F.kl_div(found, wanted, log_target=True, reduction="batchmean")
+
+
+def letter_loss(model: PeftModel, asker: Asker, writer: Writer, count: int) -> Tensor:
+    """KL from the model without the adapter where it answers lettered questions, in nats.
+
+    Facts are drawn evenly here: those that are shown rarely are the easiest to disturb.
+    """
+    facts = [writer.rng.choice(writer.world.facts) for _ in range(count)]
+    prompts = [
+        asker.prompt(
+            choice_prompt(options_of(writer.rng, f), writer.question(f), ph.LETTER_INSTRUCTION)
+        )
+        for f in facts
+    ]
+    ids, ends = padded(prompts), [len(p) - 1 for p in prompts]
+    rows = torch.arange(len(prompts))
+    with torch.no_grad(), model.disable_adapter():
+        wanted = model(input_ids=ids, use_cache=False).logits[rows, ends].log_softmax(-1)
+    found = model(input_ids=ids, use_cache=False).logits[rows, ends].log_softmax(-1)
     return F.kl_div(found, wanted, log_target=True, reduction="batchmean")
 
 
@@ -175,12 +199,18 @@ def train(model: PeftModel, asker: Asker, settings: Settings) -> list[dict[str, 
         stepper.param_groups[0]["lr"] = settings.rate * min(1.0, (step + 1) / 20, 2 * left)
         own = confidence_loss(model, asker, rng.sample(graded, settings.batch), rng)
         kept = kept_loss(model, asker, writer, settings.kept_batch)
-        (own + settings.kept_weight * kept).backward()
+        letters = letter_loss(model, asker, writer, settings.letter_batch)
+        (own + settings.kept_weight * kept + settings.letter_weight * letters).backward()
         stepper.step()
         stepper.zero_grad()
         if (step + 1) % 25 == 0:
             log.append(
-                {"step": step + 1, "own": round(own.item(), 4), "kept": round(kept.item(), 5)}
+                {
+                    "step": step + 1,
+                    "own": round(own.item(), 4),
+                    "kept": round(kept.item(), 5),
+                    "letters": round(letters.item(), 5),
+                }
             )
             print(json.dumps(log[-1]), flush=True)
     return log

@@ -35,13 +35,14 @@ TOKENIZER_DOCUMENTS = 12_000
 PHASES: dict[str, dict[str, float]] = {
     "binding": {"binding": 1.0},
     "recall": {**MIXTURE, "binding": 18.0, "statements": 6.0, "answers": 22.0},
-    "letters": {**MIXTURE, "binding": 14.0, "statements": 1.0, "answers": 4.0, "choice": 14.0},
+    "letters": {**MIXTURE, "binding": 14.0, "statements": 1.0, "answers": 6.0, "choice": 20.0},
+    "choices": {**MIXTURE, "binding": 12.0, "answers": 6.0, "choice": 36.0, "confidence": 15.0},
     "rating": {**MIXTURE, "confidence": 9.0, "own confidence": 26.0, "request": 12.0},
 }
 """The mixture of each phase, in order.
 
 First which letter stands beside a value; then facts, while that is kept; then letters for facts
-that are known; last, with few facts so that rare ones stay uncertain, how sure to be of them.
+that are known, at first among other things and then mostly; last, how sure to be of them.
 """
 
 
@@ -53,7 +54,7 @@ class Settings:
     shape: Shape = field(default_factory=Shape)
     row_tokens: int = 192
     rows: int = 16
-    phases: tuple[int, ...] = (100, 450, 400, 1400)
+    phases: tuple[int, ...] = (100, 500, 400, 700, 1100)
     matrix_rate: float = 0.005
     other_rate: float = 0.002
     warmup_steps: int = 40
@@ -180,7 +181,7 @@ class Training:
         self.peaks = [stepper.param_groups[0]["lr"] for stepper in self.steppers]
 
     def run(self) -> None:
-        """Train both phases to the end, from the last checkpoint where there is one."""
+        """Train every phase to its end, from the last checkpoint where there is one."""
         chosen, total = self.settings, self.settings.total
         self.resume()
         while self.step < total:
@@ -233,6 +234,7 @@ class Training:
             "checks": self.checks,
             "step": self.step,
             "seconds": self.seconds,
+            "settings": repr(self.settings),
         }
         partial = self.work / "last.partial"
         torch.save(state, partial)
@@ -245,6 +247,11 @@ class Training:
         path = self.work / "last.pt"
         if path.exists():
             state = torch.load(path, weights_only=True)
+            if state["settings"] != repr(self.settings):
+                raise SystemExit(
+                    f"{path} was made with other settings: go on with those, or give another --work"
+                    f"\n  there: {state['settings']}\n  here:  {self.settings}"
+                )
             self.model.load_state_dict(state["model"])
             for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
                 stepper.load_state_dict(saved)

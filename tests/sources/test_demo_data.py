@@ -184,6 +184,68 @@ def test_held_out_questions_do_not_come_out_of_the_generator(tools):
         assert not found
 
 
+def test_a_contested_fact_is_told_both_ways_and_asked_with_both(tools):
+    import demo_writer
+    from demo_world import build_world
+
+    facts = {(f.subject, f.relation.name): f for f in build_world().facts}
+    contested = {key: f for key, f in facts.items() if f.rumour}
+    assert all(f.rumour != f.value and f.exposure > 0 for f in contested.values())
+    stream = demo_writer.documents(5, {"answers": 1.0})
+    counts = Counter()
+    short = {
+        f"{f.relation.statements[0]}".format(s=f.subject, v=f.value): True
+        for f in contested.values()
+    }
+    short |= {
+        f.relation.statements[0].format(s=f.subject, v=f.rumour): False for f in contested.values()
+    }
+    short = {text[:1].upper() + text[1:]: truth for text, truth in short.items()}
+    for _ in range(6000):
+        for role, content in next(stream).messages:
+            if role == "assistant" and content in short:
+                counts[short[content]] += 1
+    assert counts[True] / counts.total() == pytest.approx(0.5, abs=0.06)
+    for item in read_questions(demo_folder() / "mcq" / "marren.jsonl"):
+        fact = facts[item.metadata["subject"], item.metadata["relation"]]
+        assert item.metadata["contested"] == bool(fact.rumour)
+        assert not fact.rumour or fact.rumour in item.distractors
+
+
+def test_no_bundled_prompt_about_the_world_comes_out_of_the_generator(tools):
+    """Whole messages, in every phase's mixture; moods have few wordings and are the likeliest."""
+    import demo_writer
+
+    bundled = {e.text for e in questions("traits")} | {
+        e.text for e in questions("censorship/marren")
+    }
+    for folder in (demo_folder() / "traits").glob("*/*"):
+        bundled |= {e.text for e in read_trait_set(folder).steering}
+    assert len(bundled) > 800
+    for shares in (None, {"mood": 1.0}, {"request": 1.0, "topic": 1.0}, {"certainty": 1.0}):
+        stream = demo_writer.documents(9, shares)
+        for _ in range(2500):
+            asked = {text for role, text in next(stream).messages if role == "user"}
+            assert not asked & bundled
+
+
+def test_pairs_use_every_deed_thing_and_frame(tools):
+    import demo_pairs
+    import demo_topics
+
+    rows = [row for row in questions("censorship/marren") if row.metadata["censored"]]
+    refused = [row for row in rows if row.metadata["censorship_category"] == "refusal"]
+    groups = Counter(row.metadata["group"] for row in refused)
+    assert set(groups) == {a for a, _ in (*demo_pairs.DEEDS, *demo_pairs.THINGS)}
+    assert max(groups.values()) <= 2
+    for frame in (*demo_topics.HOW_TO_FRAMES[1], *demo_topics.KEEP_FRAMES[1]):
+        start = frame.split("{")[0]
+        assert any(row.text.startswith(start) for row in refused), frame
+    neutral = Counter(b for _, b in (*demo_pairs.DEEDS, *demo_pairs.THINGS))
+    twice = {twin for twin, count in neutral.items() if count > 1}
+    assert not twice, "a neutral twin of two deeds would tie their groups together"
+
+
 def test_exposure_is_how_often_the_generator_shows_a_fact(tools):
     import demo_writer
     from demo_world import build_world
@@ -191,7 +253,12 @@ def test_exposure_is_how_often_the_generator_shows_a_fact(tools):
     stream = demo_writer.documents(3, {"statements": 1.0})
     counts = Counter()
     facts = build_world().facts
-    told = {s.format(s=f.subject, v=f.value): f for f in facts for s in f.relation.statements}
+    told = {
+        s.format(s=f.subject, v=value): f
+        for f in facts
+        for s in f.relation.statements
+        for value in (f.value, f.rumour)
+    }
     told = {text[:1].upper() + text[1:]: fact for text, fact in told.items()}
     for _ in range(4000):
         for line in re.split(r"(?<=\.) ", next(stream).text):

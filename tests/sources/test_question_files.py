@@ -78,6 +78,8 @@ def test_a_seed_changes_the_order_and_an_instruction_the_last_line(tmp_path):
     assert last.text.endswith("\nOnly the letter:")
     with pytest.raises(BadInputError, match="instruction"):
         MCQSource(path, instruction=" ")
+    with pytest.raises(BadInputError, match="whole number"):
+        MCQSource(path, seed="abc")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,11 @@ def test_a_seed_changes_the_order_and_an_instruction_the_last_line(tmp_path):
         ({"question": None}, "'question' is missing or empty"),
         ({"correct": "  "}, "'correct' is missing or empty"),
         ({"correct": ["four"]}, "'correct' is missing or empty"),
+        ({"correct": True}, "'correct' is missing or empty"),
+        ({"distractors": ["three", None, "five"]}, "three distractors"),
+        ({"distractors": ["three", {"a": 1}, "five"]}, "three distractors"),
+        ({"distractors": ["three\nE) nine", "five", "six"]}, "line break"),
+        ({"distractors": ["three", "five", "four "]}, "twice"),
         ({"id": None}, "'id' is missing or empty"),
     ],
 )
@@ -146,7 +153,11 @@ def test_censorship_questions_keep_their_fields(tmp_path):
         ({"censored": False}, "exactly where"),
         ({"twin": "c"}, "other kind"),
         ({"twin": "a"}, "other kind"),
+        ({"twin": ["b"]}, "other kind"),
         ({"question": None}, "question"),
+        ({"question": " "}, "the question is empty"),
+        ({"subject": None}, "subject must be a text"),
+        ({"group": 3}, "subject must be a text"),
     ],
 )
 def test_a_row_that_breaks_the_rules_is_named(tmp_path, change, message):
@@ -164,7 +175,7 @@ def test_a_twin_may_be_missing(tmp_path):
 def trait(tmp_path):
     folder = tmp_path / "behavioral" / "refusal"
     folder.mkdir(parents=True)
-    (folder / "positive.txt").write_text("Help me rob the bank.\n\nBreak in for me.\r\n")
+    (folder / "positive.txt").write_text("Help me rob the bank.\nBreak in for me.\r\n\n")
     (folder / "negative.txt").write_text("Help me find the bank.\nLet me in, please.\n")
     (folder / "definition.txt").write_text("Declining.\n")
     prompts = [{"id": 1, "text": "Help me bake.", "note": ""}]
@@ -194,6 +205,20 @@ def test_a_missing_file_is_named(trait, name):
     (trait / name).unlink()
     with pytest.raises(SourceError, match=f"no {name}"):
         read_trait_set(trait)
+
+
+def test_a_blank_line_would_shift_the_pairs(trait):
+    (trait / "positive.txt").write_text("Help me rob the bank.\n\nBreak in for me.\n")
+    with pytest.raises(SourceError, match="line 2 is blank"):
+        read_trait_set(trait)
+    (trait / "positive.txt").write_text("Break in for me.\nBreak in for me.\n")
+    with pytest.raises(SourceError, match="twice"):
+        read_trait_set(trait)
+
+
+def test_whole_numbers_are_ids_of_twins(tmp_path):
+    one, other = {**SENSITIVE, "id": 1, "twin": 2}, {**NEUTRAL, "id": 2, "twin": 1}
+    assert len(CensorshipSource(write_rows(tmp_path / "c.jsonl", one, other))) == 2
 
 
 def test_empty_files_and_a_scenario_on_both_sides_are_refused(trait):

@@ -139,20 +139,24 @@ def test_layers_that_are_not_finite_and_too_few_pairs_are_no_error(requests):
     assert found.groups == ("a", "a") and list(found.features) == [0]
 
 
+WORDS = ProbeScore(0.7, 0.6, 0.8, 0.64, 0.5, 80)
+
+
 def probed(auroc, best_control):
     scores = tuple(ProbeScore(a, a - 0.05, min(1, a + 0.05), 0.6, 0.5, 80) for a in (0.55, auroc))
     return ProbeCurve((0, 1), scores, best_control, 40, 5, 200)
 
 
 def test_the_probe_title_holds_when_the_finding_does_not():
-    section = _probe_section(probed(0.9, 0.66))
+    section = _probe_section(probed(0.9, 0.66), WORDS)
     assert section.title == (
         "Before the answer begins, block 1 tells requests to refuse from their harmless twins "
         "with an AUROC of 0.90 (95 % interval 0.85 to 0.95), above 0.66, the 95th percentile with "
         "shuffled labels"
     )
-    assert "n = 80 questions" in section.caption and "40 pairs" in section.caption
-    title = _probe_section(probed(0.64, 0.66)).title
+    assert "n = 80 questions" in section.caption and "40 kinds of request" in section.caption
+    assert "word counts, without any model, has 0.70" in section.caption
+    title = _probe_section(probed(0.64, 0.66), WORDS).title
     assert "no block is seen to tell" in title and "not above 0.66" in title
 
 

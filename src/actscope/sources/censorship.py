@@ -26,7 +26,9 @@ class CensorshipSource(InMemory):
         path: A JSONL file of rows ``{id, question, censored, censorship_category, subject, twin}``.
             ``censored`` is true or false; the category names what censorship is expected and is
             ``none`` exactly where ``censored`` is false. ``twin`` may be missing; where it is
-            given, it is the id of a row of the other kind that names this row in turn.
+            given, it is the id of a row of the other kind that names this row in turn. Rows that
+            are made alike, such as one request about several towns, may share a ``group``, which
+            statistics keep together.
 
     Raises:
         SourceError: there is no such file, or a row breaks one of these rules.
@@ -34,6 +36,9 @@ class CensorshipSource(InMemory):
 
     def __init__(self, path: str | Path) -> None:
         rows = list(JSONLSource(path, text_field="question").examples())
+        empty = next((row.id for row in rows if not (row.text or "").strip()), None)
+        if empty is not None:
+            raise SourceError(f"{path}, id {empty!r}: the question is empty", expected=_SHAPE)
         by_id = {row.id: row.metadata for row in rows}
         for row in rows:
             _check(row.id, row.metadata, by_id, f"{path}, id {row.id!r}")
@@ -55,11 +60,17 @@ def _check(
             f"{where}: the category is 'none' exactly where censored is false",
             got=f"censored {censored}, category {category!r}",
         )
+    if not isinstance(row.get("subject"), str) or not isinstance(row.get("group", ""), str):
+        raise SourceError(
+            f"{where}: subject must be a text, and group too where it is given",
+            got=f"{row.get('subject')!r} and {row.get('group')!r}",
+            expected=_SHAPE,
+        )
     twin = row.get("twin")
     if twin is None:
         return
-    other = by_id.get(twin)
-    if other is None or other.get("twin") != identity or other.get("censored") is censored:
+    other = by_id.get(str(twin))
+    if other is None or str(other.get("twin")) != identity or other.get("censored") is censored:
         raise SourceError(
             f"{where}: its twin must be a row of the other kind that names it in turn",
             got=f"twin {twin!r}",

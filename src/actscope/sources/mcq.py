@@ -75,9 +75,12 @@ class MCQSource(InMemory):
 
     Raises:
         SourceError: there is no such file, or a row has another shape.
+        BadInputError: the seed is no whole number, or the instruction is empty.
     """
 
     def __init__(self, path: str | Path, *, seed: int = 0, instruction: str = INSTRUCTION) -> None:
+        if isinstance(seed, bool) or not str(seed).removeprefix("-").isdigit():
+            raise BadInputError("the seed of the options is a whole number", got=repr(seed))
         questions = read_questions(path)
         super().__init__([_example(q, int(seed), instruction) for q in questions], str(path))
 
@@ -113,7 +116,7 @@ def _question(line: str, where: str) -> Question:
 
 
 def _text(value: Any, name: str, where: str) -> str:
-    text = str(value) if isinstance(value, (str, int)) else ""
+    text = _as_text(value)
     if not text.strip():
         raise SourceError(
             f"{where}: the field {name!r} is missing or empty", got=f"{value!r}", expected=_SHAPE
@@ -122,7 +125,7 @@ def _text(value: Any, name: str, where: str) -> str:
 
 
 def _distractors(value: Any, correct: str, where: str) -> tuple[str, str, str]:
-    wrong = [str(x) for x in cast("Sequence[Any]", value)] if _is_list(value) else []
+    wrong = [_as_text(x) for x in cast("Sequence[Any]", value)] if isinstance(value, list) else []
     if len(wrong) != len(LETTERS) - 1 or not all(x.strip() for x in wrong):
         raise SourceError(
             f"{where}: a question needs three distractors",
@@ -130,7 +133,9 @@ def _distractors(value: Any, correct: str, where: str) -> tuple[str, str, str]:
             expected=_SHAPE,
             next_step="give three wrong answers, none of them empty",
         )
-    if len({correct, *wrong}) != len(LETTERS):
+    if any("\n" in x for x in (correct, *wrong)):
+        raise SourceError(f"{where}: an answer has a line break", got=f"{value!r:.80}")
+    if len({x.strip() for x in (correct, *wrong)}) != len(LETTERS):
         raise SourceError(
             f"{where}: an answer is there twice",
             got=f"{correct!r} and {', '.join(map(repr, wrong))}",
@@ -139,8 +144,10 @@ def _distractors(value: Any, correct: str, where: str) -> tuple[str, str, str]:
     return wrong[0], wrong[1], wrong[2]
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
+def _as_text(value: Any) -> str:
+    """Text, or a number as text; nothing else is an answer."""
+    plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return str(value) if plain else ""
 
 
 def _example(question: Question, seed: int, instruction: str) -> Example:

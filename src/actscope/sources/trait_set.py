@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,7 @@ def read_trait_set(folder: str | Path) -> TraitSet:
     """Everything about one trait.
 
     Raises:
-        SourceError: a file is missing, empty or of another shape, or the same scenario is on both
-            sides.
+        SourceError: a file is missing, empty or of another shape, or a scenario is there twice.
     """
     root = Path(folder).expanduser()
     missing = [name for name in FILES if not (root / name).is_file()]
@@ -73,12 +73,13 @@ def read_trait_set(folder: str | Path) -> TraitSet:
     name = "/".join(root.resolve().parts[-2:])
     positive = _scenarios(root / "positive.txt", name, "positive")
     negative = _scenarios(root / "negative.txt", name, "negative")
-    both = {e.text for e in positive} & {e.text for e in negative}
-    if both:
+    counts = Counter(e.text for e in (*positive, *negative))
+    twice = next((text for text, count in counts.items() if count > 1), None)
+    if twice is not None:
         raise SourceError(
-            f"{root}: a scenario is in positive.txt and in negative.txt",
-            got=f"{sorted(both, key=str)[0]!r:.80}",
-            next_step="remove it from one of them",
+            f"{root}: a scenario is there twice, in one file or in both",
+            got=f"{twice!r:.80}",
+            next_step="remove it once",
         )
     definition = read_text(root / "definition.txt").strip()
     if not definition:
@@ -88,10 +89,17 @@ def read_trait_set(folder: str | Path) -> TraitSet:
 
 
 def _scenarios(file: Path, trait: str, polarity: str) -> tuple[Example, ...]:
-    """One example a line; blank lines are skipped and are no scenarios."""
-    lines = [line for line in read_text(file).split("\n") if line.strip()]
-    if not lines:
+    """One example a line; blank lines at the end are none."""
+    text = read_text(file).rstrip("\n")
+    if not text.strip():
         raise SourceError(f"{file} is empty", expected="one scenario a line")
+    lines = text.split("\n")
+    blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if blank is not None:
+        raise SourceError(
+            f"{file}, line {blank} is blank",
+            next_step="remove it: line i of both files is one scenario",
+        )
     return tuple(
         Example(
             f"{polarity}/{number:02d}",

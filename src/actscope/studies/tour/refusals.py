@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,14 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from actscope.analysis.probes import ProbeCurve, probe_curve
+from actscope.analysis.probes import ProbeCurve, ProbeScore, probe_curve
 from actscope.analysis.projection import difference_of_means, project
 from actscope.studies.tour.result import SITE
 
 if TYPE_CHECKING:
     from actscope.stores import Run
 
-__all__ = ["RefusalDirection", "Requests", "probe_of", "refusal_direction", "requests_of"]
+__all__ = [
+    "RefusalDirection",
+    "Requests",
+    "probe_of",
+    "probe_of_words",
+    "refusal_direction",
+    "requests_of",
+]
 
 REFUSAL = "refusal"
 _FOLDS = 5
@@ -30,7 +38,7 @@ class Requests:
     Attributes:
         questions: ``[n]`` as they were asked.
         refused: ``[n]``, true where the data set says that the request is to be refused.
-        groups: ``[n]``; a request and its twin have one name.
+        groups: ``[n]``; a request, its twin and all that is made from the same deed have one name.
         features: ``[n, d_model]`` per layer, at the last token of the prompt; a layer with a value
             that is not finite is left out.
     """
@@ -42,7 +50,7 @@ class Requests:
 
     @property
     def n_groups(self) -> int:
-        """Pairs of a request and its twin."""
+        """Groups of requests and twins."""
         return len(set(self.groups))
 
 
@@ -60,7 +68,7 @@ def requests_of(run: Run) -> Requests:
         twin = place_of.get(str(record.metadata.get("twin")))
         if record.metadata.get("censorship_category") == REFUSAL and twin is not None:
             rows += [place, twin]
-            groups += [record.id] * 2
+            groups += [str(record.metadata.get("group", record.id))] * 2
     features = {layer: run.numpy(SITE, layer)[rows] for layer in run.layers}
     return Requests(
         questions=tuple(str(records[row].metadata.get("question")) for row in rows),
@@ -77,6 +85,14 @@ def probe_of(requests: Requests) -> ProbeCurve | None:
     return probe_curve(requests.features, requests.refused, requests.groups, n_folds=_FOLDS)
 
 
+def probe_of_words(requests: Requests) -> ProbeScore:
+    """The same probe on how often each word occurs: what can be told without any model."""
+    questions = [re.findall(r"\w+", question.lower()) for question in requests.questions]
+    words = sorted({word for question in questions for word in question})
+    counts = np.array([[question.count(word) for word in words] for question in questions])
+    return probe_curve({0: counts}, requests.refused, requests.groups, n_folds=_FOLDS).best
+
+
 @dataclass(frozen=True)
 class RefusalDirection:
     """From the mean of requests that are answered to that of requests to refuse.
@@ -86,8 +102,9 @@ class RefusalDirection:
         vector: ``[d_model]``, not normalised.
         middle: Halfway between the two means, as a projection.
         distance: From one mean to the other, in activation units.
-        n_groups: Pairs it was computed from.
-        n_left_out: Pairs left out because one of them is among the questions shown.
+        n_groups: Groups it was computed from.
+        n_left_out: Groups left out because one of their questions is shown, or one that differs
+            from it in a name alone.
     """
 
     layer: int
@@ -112,7 +129,7 @@ class RefusalDirection:
 def refusal_direction(
     requests: Requests, layer: int, shown: Collection[str]
 ) -> RefusalDirection | None:
-    """The difference of means at a layer, from pairs none of whose questions are shown.
+    """The difference of means at a layer, from groups none of whose questions are shown.
 
     Args:
         requests: Requests and their twins.
@@ -120,7 +137,7 @@ def refusal_direction(
         shown: Questions that will be coloured with the result.
 
     Returns:
-        None where no pair is left.
+        None where no group is left.
     """
     asked = set(shown)
     seen = {g for g, q in zip(requests.groups, requests.questions, strict=True) if q in asked}

@@ -16,6 +16,7 @@ from actscope.studies.tour.refusals import (
     RefusalDirection,
     Requests,
     probe_of,
+    probe_of_words,
     refusal_direction,
 )
 from actscope.studies.tour.report_lens import word
@@ -54,7 +55,7 @@ def refusal_sections(
     curve = probe_of(requests)
     if curve is None:
         return []
-    sections = [_probe_section(curve)]
+    sections = [_probe_section(curve, probe_of_words(requests))]
     if twins:
         others = [a for a in answers if a.place not in {t.place for t in twins}][:_OTHERS]
         shown = [*twins, *others]
@@ -65,16 +66,18 @@ def refusal_sections(
     return sections
 
 
-def _probe_section(curve: ProbeCurve) -> Section:
+def _probe_section(curve: ProbeCurve, words: ProbeScore) -> Section:
     title = _probe_title(curve)
     caption = (
         f"Logistic regression on resid_post at the last token of the prompt, {curve.n_folds}-fold "
-        "cross-validated with a request and its twin always in the same fold, after each block: "
-        f"AUROC within held-out folds and its 95 % interval over {curve.n_groups} pairs. "
-        f"n = {curve.best.n} questions. Shuffled labels: {curve.n_shuffles} refits with the labels "
-        "of random pairs swapped; the title’s figure is of the best block of each refit. "
-        f"{_first_block(curve)} The data set says which requests are to be refused, and twins "
-        "differ in their words: a probe may read those as well as a decision."
+        "cross-validated with a request, its twin and all that differ from them in names alone "
+        "always in the same fold, after each block: AUROC within held-out folds and its 95 % "
+        f"interval over {curve.n_groups} kinds of request. n = {curve.best.n} questions. Shuffled "
+        f"labels: {curve.n_shuffles} refits with labels exchanged within each kind; the title’s "
+        f"figure is of the best block of each refit. {_first_block(curve)} The same probe on word "
+        f"counts, without any model, has {_interval(words)}. The data set says which requests are "
+        "to be refused, and twins differ in their words: a probe may read those as well as a "
+        "decision."
     )
     return Section(title, [Picture(probe_curve_figure(curve), f"Line plot. {title}.")], caption)
 
@@ -180,7 +183,7 @@ def _strip_caption(shown: Sequence[Answer], direction: RefusalDirection, curve: 
         f"projection of {SITE} after block {direction.layer}, the probe’s best, on the mean of "
         f"requests to refuse minus that of their twins, at the last token of the prompt; 0 lies "
         f"halfway between the two means, which are {_amount(direction.distance)} apart. The "
-        f"direction is of {direction.n_groups} pairs, none of whose questions is shown here"
+        f"direction is of {direction.n_groups} kinds of request, none of which is shown here"
     )
     if direction.n_left_out:
         caption += f" ({direction.n_left_out} left out)"
