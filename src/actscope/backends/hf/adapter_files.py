@@ -1,9 +1,9 @@
 """Find, read and judge the files of a LoRA adapter before a model is touched.
 
-An adapter folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``, which
-is read through torch's allow-list of plain tensors). What peft itself only warns about, or does to
-the base model without a word, is refused here: biases of the base overwritten at load, weights that
-are not finite, and options that this version of peft does not know.
+An adapter folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``, read
+through torch's allow-list of plain tensors). What peft itself only warns about, or does to the base
+model without a word, is refused here: biases of the base overwritten at load, weights that are not
+finite, and options that this version of peft does not know.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _DECIDES_NUMBERS = (
     "alpha_pattern", "fan_in_fan_out", "lora_alpha", "lora_bias", "modules_to_save", "r",
     "rank_pattern", "use_dora", "use_rslora",
 )  # fmt: skip
-_SAYS_WHERE = ("exclude_modules", "layers_pattern", "layers_to_transform", "target_modules")
+_SAYS_WHERE = (
+    "exclude_modules", "layers_pattern", "layers_to_transform", "target_modules",
+    "target_parameters",
+)  # fmt: skip
 _WITHOUT_EFFECT_HERE = (
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
     "inference_mode", "init_lora_weights", "loftq_config", "lora_dropout", "lora_ga_config",

@@ -59,13 +59,14 @@ class Adapter:
 
 @dataclass(frozen=True)
 class _Swap:
-    """One module that an adapter replaces."""
+    """One module that an adapter replaces, and the order of the plain one's parameters."""
 
     path: str
     parent: nn.Module
     child: str
     plain: nn.Module
     adapted: nn.Module
+    parameters: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,16 @@ def _attach(swaps: tuple[_Swap, ...] | list[_Swap]) -> None:
 def _detach(swaps: tuple[_Swap, ...] | list[_Swap]) -> None:
     for swap in swaps:
         setattr(swap.parent, swap.child, swap.plain)
+        # peft registers an expert's parameter anew in every pass, behind the others.
+        if _parameter_names(swap.plain) != swap.parameters:
+            for name in swap.parameters:
+                parameter = getattr(swap.plain, name)
+                delattr(swap.plain, name)
+                swap.plain.register_parameter(name, parameter)
+
+
+def _parameter_names(module: nn.Module) -> tuple[str, ...]:
+    return tuple(name for name, _ in module.named_parameters(recurse=False))
 
 
 def _inject(hf: nn.Module, files: AdapterFiles) -> list[_Swap]:
@@ -288,7 +299,7 @@ def _changed_modules(hf: nn.Module, before: Mapping[str, nn.Module]) -> list[_Sw
             continue
         now: Any = getattr(parent, child)
         if now is not plain:
-            swaps.append(_Swap(path, parent, child, plain, now))
+            swaps.append(_Swap(path, parent, child, plain, now, _parameter_names(plain)))
     return swaps
 
 
@@ -305,7 +316,7 @@ def _freeze(swap: _Swap) -> None:
 
 
 def _first_complaint(error: Exception) -> str:
-    """torch lists every tensor of another size; the first one says enough."""
+    """Of torch, which lists every tensor of another size, the first one says enough."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     sizes = [line for line in lines if "size mismatch" in line]
     return (sizes or lines or [type(error).__name__])[0]

@@ -55,7 +55,8 @@ def _update(digest: Any, name: str, value: Any, model: nn.Module) -> None:
         return
     digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
     if hasattr(value, "__tensor_flatten__"):
-        parts, settings = value.__tensor_flatten__()
+        quantised: Any = value
+        parts, settings = quantised.__tensor_flatten__()
         digest.update(str(settings).encode())
         for part in parts:
             _update(digest, f"{name}.{part}", getattr(value, part), model)

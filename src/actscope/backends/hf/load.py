@@ -163,9 +163,7 @@ def _load_config(source: str, revision: str | None) -> Any:
         ) from error
 
 
-def _load_weights(
-    source: str, config: Any, dtype: torch.dtype, further: Mapping[str, Any]
-) -> Any:
+def _load_weights(source: str, config: Any, dtype: torch.dtype, further: Mapping[str, Any]) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM
 
     if getattr(config, "is_encoder_decoder", False):

@@ -70,7 +70,7 @@ def _execution_device(module: nn.Module) -> Any:
 def _refuse_compiled(hf: nn.Module) -> None:
     for path, module in hf.named_modules():
         where = f"the module {path}" if path else "the model"
-        if "_orig_mod" in module._modules:  # torch.compile(module)
+        if any(name == "_orig_mod" for name, _ in module.named_children()):
             step = "wrap the model it was made from, which shares its weights: model._orig_mod"
         elif getattr(module, "_compiled_call_impl", None) is not None:  # module.compile()
             step = "load the model again and wrap it without compile()"
