@@ -553,3 +553,32 @@ def test_without_peft(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModelLoadError, match=r"actscope\[lora\]"):
         model.load_adapter(str(folders["a"]))
+
+
+def test_an_encoder(tmp_path: Path) -> None:
+    base = tiny_model("bert")
+    folder = save_adapter(tmp_path / "lora", base, target_modules=["query", "dense"])
+    reference = as_peft(base, folder)
+    model = load_model_of(base, folder)
+    with torch.no_grad():
+        out = reference(input_ids=torch.tensor([IDS[0]]), output_hidden_states=True)
+    with model.adapter("lora"):
+        got = model.capture([IDS[0]], ["resid_post", "pooler"])
+    assert torch.equal(got["pooler"], out.pooler_output)
+    for layer in range(3):
+        assert torch.equal(got["resid_post", layer][0], out.hidden_states[layer + 1][0])
+
+
+def test_the_bundled_model_takes_an_adapter(tmp_path: Path) -> None:
+    demo = load_model("demo", "cpu")
+    train_adapter(tmp_path / "lora", demo.hf, steps=2)
+    reference = as_peft(demo.hf, tmp_path / "lora")
+    demo.load_adapter(str(tmp_path / "lora"))
+    text = "The ferry leaves at noon."
+    with demo.adapter("lora"):
+        got = demo.capture([text], "logits")
+        with torch.no_grad():
+            ids = torch.from_numpy(got.tokens(0)).unsqueeze(0)
+            expected = reference(input_ids=ids, use_cache=False).logits[0]
+        assert torch.equal(got["logits"][0], expected)
+        assert demo.generate([text], 5, temperature=0).texts[0]
