@@ -28,6 +28,7 @@ HOMES: dict[str, set[str]] = {
     "tokenizers": {"testing"},
     "peft": {"backends"},
     "torchao": {"backends"},
+    "httpx2": {"backends"},
     "h5py": {"stores"},
     "safetensors": set(),
     "pyarrow": {"sources"},

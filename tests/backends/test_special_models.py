@@ -36,6 +36,14 @@ def offloaded_to_memory(base: Any, folder: Path) -> Any:
     return cpu_offload(base, execution_device=torch.device("cpu"))
 
 
+def offloaded_by_block(base: Any, folder: Path) -> Any:
+    return cpu_offload(
+        base,
+        execution_device=torch.device("cpu"),
+        preload_module_classes=["LlamaDecoderLayer"],
+    )
+
+
 def offloaded_to_disk(base: Any, folder: Path) -> Any:
     return dispatch_model(base, SPLIT, offload_dir=str(folder), force_hooks=True, main_device="cpu")
 
@@ -47,7 +55,12 @@ def loaded_with_a_device_map(base: Any, folder: Path) -> Any:
     )
 
 
-OFFLOADS = [offloaded_to_memory, offloaded_to_disk, loaded_with_a_device_map]
+OFFLOADS = [
+    offloaded_to_memory,
+    offloaded_by_block,
+    offloaded_to_disk,
+    loaded_with_a_device_map,
+]
 
 
 def on_meta(hf: Any) -> list[str]:
@@ -96,6 +109,16 @@ def test_offloaded_models_are_told_apart_by_their_weights(tmp_path: Path) -> Non
         for s in (0, 1)
     ]
     assert revisions[0] != revisions[1]
+
+
+def test_a_model_that_is_fetched_in_one_piece_is_refused() -> None:
+    hf = cpu_offload(
+        tiny_model("llama"),
+        execution_device=torch.device("cpu"),
+        preload_module_classes=["LlamaModel"],
+    )
+    with pytest.raises(ModelLoadError, match=r"all at once[\s\S]*preload_module_classes"):
+        wrap_model(hf)
 
 
 def test_no_adapter_on_an_offloaded_model(tmp_path: Path) -> None:

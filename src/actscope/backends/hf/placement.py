@@ -38,10 +38,24 @@ def is_offloaded(hf: nn.Module) -> bool:
 
 
 def input_device(hf: nn.Module) -> torch.device:
-    """Where token ids go: where the embedding computes, not where its weight waits."""
-    embedding = token_embedding(hf)
-    device = _execution_device(embedding) if _offloads(embedding) else None
-    return torch.device(device) if device is not None else embedding.weight.device
+    """Where token ids go: where the embedding computes, not where its weight waits.
+
+    Raises:
+        ModelLoadError: there is no embedding, or it cannot run without the whole model.
+    """
+    weight = token_embedding(hf).weight
+    if weight.device.type != "meta":
+        return weight.device
+    name = next(name for name, parameter in hf.named_parameters() if parameter is weight)
+    hook, relative = _offloading_hook(hf, name)
+    if "." in relative:
+        raise ModelLoadError(
+            "the model's weights are fetched all at once: no module of it can run by itself",
+            got=f"one offload hook for {relative} and all around it",
+            expected="offloading by module or by block",
+            next_step="leave preload_module_classes out, or name the class of the blocks",
+        )
+    return torch.device(hook.execution_device)
 
 
 def offloaded_value(hf: nn.Module, name: str) -> torch.Tensor:
@@ -50,13 +64,24 @@ def offloaded_value(hf: nn.Module, name: str) -> torch.Tensor:
     Raises:
         ModelLoadError: it has no value anywhere.
     """
-    path, _, leaf = name.rpartition(".")
-    module = hf.get_submodule(path)
-    hook: Any = getattr(module, "_hf_hook", None)
-    stored = getattr(hook, "weights_map", None)
-    if stored is None:
-        raise ModelLoadError(f"the weight {name} has no value: it is on the meta device")
-    return stored[leaf]
+    hook, relative = _offloading_hook(hf, name)
+    return hook.weights_map[relative]
+
+
+def _offloading_hook(hf: nn.Module, name: str) -> tuple[Any, str]:
+    """(accelerate's hook that fetches a weight, the weight's name inside the hook's module)."""
+    for path, relative in _holders(name):
+        module = hf.get_submodule(path)
+        if _offloads(module):
+            return module._hf_hook, relative
+    raise ModelLoadError(f"the weight {name} has no value: it is on the meta device")
+
+
+def _holders(name: str) -> Iterator[tuple[str, str]]:
+    """(module, name inside it) of every module around a weight, the nearest first."""
+    parts = name.split(".")
+    for end in range(len(parts) - 1, -1, -1):
+        yield ".".join(parts[:end]), ".".join(parts[end:])
 
 
 def _offloads(module: nn.Module) -> bool:
@@ -125,7 +150,10 @@ def _refuse_several_accelerators(hf: nn.Module) -> None:
 def _refuse_scattered(hf: nn.Module) -> None:
     """All weights on one device, but for those that accelerate fetches."""
     places: dict[str, str] = {}
-    for name, tensor in _resident(hf):
+    fetched = {path for path, module in hf.named_modules() if _offloads(module)}
+    for name, tensor in [*hf.named_parameters(), *hf.named_buffers()]:
+        if tensor.device.type == "meta" and any(path in fetched for path, _ in _holders(name)):
+            continue
         places.setdefault(str(tensor.device), name)
     if len(places) > 1 or "meta" in places:
         where = "; ".join(f"{name} is on {device}" for device, name in places.items())
@@ -134,12 +162,3 @@ def _refuse_scattered(hf: nn.Module) -> None:
             got=where,
             next_step="move the whole model first: model.to(device)",
         )
-
-
-def _resident(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for path, module in hf.named_modules():
-        if _offloads(module):
-            continue
-        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, tensor in tensors:
-            yield f"{path}.{name}" if path else name, tensor
