@@ -29,6 +29,7 @@ class CaptureArguments:
     device: str
     dtype: str
     revision: str | None
+    adapter: str | None
     source: str | None
     prompt: tuple[str, ...]
     text_field: str | None
@@ -65,6 +66,7 @@ _MODEL_OPTIONS = (
         "--dtype", default="auto", show_default=True, help="Compute dtype: auto, float32, ..."
     ),
     click.option("--revision", help="Branch, tag or commit on the hub."),
+    click.option("--adapter", help="LoRA adapter: folder, local checkpoint, or hub id."),
 )
 _SOURCE_OPTIONS = (
     click.option("--source", help="jsonl, csv, parquet, text, folder of texts, or prompt set."),
@@ -242,7 +244,7 @@ def _model(arguments: CaptureArguments) -> HFModel:
     from actscope.cli._models import describe, load
 
     a = arguments
-    model = load(a.model, device=a.device, dtype=a.dtype, revision=a.revision)
+    model = load(a.model, device=a.device, dtype=a.dtype, revision=a.revision, adapter=a.adapter)
     click.echo(describe(model), err=True)
     return model
 

@@ -1,4 +1,4 @@
-"""What is checked before a model runs: where its tensors lie, what fits, what would mislead."""
+"""What is checked before a model runs: what fits its context, and what would mislead."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from actscope.core.errors import BadInputError, ModelLoadError
+from actscope.core.errors import BadInputError
 from actscope.core.sites import Site
 from actscope.core.text import Span
 
-__all__ = ["check_cls_span", "check_devices", "check_pooler_sites", "context_length"]
+__all__ = ["check_cls_span", "check_pooler_sites", "context_length"]
 
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
@@ -35,22 +35,6 @@ def check_cls_span(span: Span) -> None:
             got=str(span),
             expected="the span all or prompt, special tokens included",
             next_step="use 'first' for the first token that the span keeps",
-        )
-
-
-def check_devices(hf: nn.Module) -> None:
-    """All weights on one device, unless accelerate placed them."""
-    if getattr(hf, "hf_device_map", None):
-        return
-    places: dict[str, str] = {}
-    for name, tensor in [*hf.named_parameters(), *hf.named_buffers()]:
-        places.setdefault(str(tensor.device), name)
-    if len(places) > 1 or "meta" in places:
-        where = "; ".join(f"{name} is on {device}" for device, name in places.items())
-        raise ModelLoadError(
-            "the model's tensors do not lie on one device with their values",
-            got=where,
-            next_step="move the whole model first: model.to(device)",
         )
 
 

@@ -10,12 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from actscope.backends.hf.checks import (
-    check_cls_span,
-    check_devices,
-    check_pooler_sites,
-    context_length,
-)
+from actscope.backends.hf.adapters import Adaptable
+from actscope.backends.hf.checks import check_cls_span, check_pooler_sites, context_length
 from actscope.backends.hf.forward import token_embedding
 from actscope.backends.hf.generation import generate_rows, generates_alike_in_batches
 from actscope.backends.hf.identity import (
@@ -24,6 +20,7 @@ from actscope.backends.hf.identity import (
     tokenizer_hash,
     values_hash,
 )
+from actscope.backends.hf.placement import check_model, input_device
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
 from actscope.backends.hf.session import HFSession
 from actscope.backends.hf.tokens import encode_example
@@ -67,7 +64,7 @@ class Generation:
     activations: ActivationBatch | None
 
 
-class HFModel:
+class HFModel(Adaptable):
     """A Hugging Face model whose sites have been verified.
 
     Made by ``load_model`` and ``wrap_model``. Nothing is left on the model between calls.
@@ -95,12 +92,12 @@ class HFModel:
         revision: str | None = None,
         dtype_reason: str = "",
     ) -> None:
+        super().__init__()
         self.hf = hf
         self.tokenizer = tokenizer
-        embedding = token_embedding(hf)
-        check_devices(hf)
-        self.device: torch.device = embedding.weight.device
-        self._vocab_size = int(embedding.weight.shape[0])
+        check_model(hf)
+        self.device: torch.device = input_device(hf)
+        self._vocab_size = int(token_embedding(hf).weight.shape[0])
         self._map = resolve(hf)
         self.n_layers = self._map.n_layers
         self.d_model = self._map.d_model

@@ -23,6 +23,7 @@ from actscope.backends.hf.blocks import (
 )
 from actscope.backends.hf.contributions import Contributions, solve_blocks
 from actscope.backends.hf.forward import forward, token_embedding
+from actscope.backends.hf.placement import input_device
 from actscope.backends.hf.trace import Trace, trace_forward
 from actscope.backends.hf.unembedding import Unembedding, find_unembedding, output_logits
 from actscope.core.errors import ModelLoadError
@@ -142,7 +143,7 @@ def probe_ids(model: nn.Module) -> torch.Tensor:
     # Low ids are often padding, BOS and other marks that embeddings treat apart.
     low = min(8, max(vocab - PROBE_TOKENS - 1, 0))
     ids = low + torch.randperm(max(vocab - low, 1), generator=generator)[:PROBE_TOKENS]
-    return ids.unsqueeze(0).to(embedding.weight.device)
+    return ids.unsqueeze(0).to(input_device(model))
 
 
 def _traced(model: nn.Module, ids: torch.Tensor) -> Trace:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from actscope.backends.hf.forward import forward
+from actscope.backends.hf.placement import is_offloaded
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.trace import evaluation_mode, first_tensor
 from actscope.core.activations import (
@@ -90,6 +91,9 @@ class HFSession:
         self._model = model
         self._selection = selection
         self._taps = taps
+        self._adapter = model.active_adapter
+        # A pass that is cut short would leave accelerate's weights on the device.
+        self._stops_early = not is_offloaded(model.hf)
         self._results = [s for s, tap in taps.items() if tap.side == "result"]
         self._handles: list[Any] = []
         self._kept: _Kept | None = None
@@ -127,11 +131,18 @@ class HFSession:
             Activations of the examples whose span has tokens; the others are ``failures``.
 
         Raises:
-            BadInputError: the session is closed, or tensors lie on different devices.
+            BadInputError: the session is closed, or the adapter was switched since it was opened.
         """
         if not self._handles and not self._results:
             raise BadInputError(
                 "this capture session is closed", next_step="call run inside its `with` block"
+            )
+        if self._model.active_adapter != self._adapter:
+            raise BadInputError(
+                "the adapter was switched while this capture was open",
+                got=self._model.active_adapter or "the plain base",
+                expected=self._adapter or "the plain base",
+                next_step="switch first, then open the capture",
             )
         spans, failures = _spans(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
@@ -222,7 +233,7 @@ class HFSession:
             tensor = tensor * scale
         self._store(kept, site, tensor)
         kept.pending.discard(site)
-        if not kept.pending:
+        if not kept.pending and self._stops_early:
             raise _Seen
 
     def _store(self, kept: _Kept, site: Site, tensor: torch.Tensor) -> None:
