@@ -13,6 +13,7 @@ from torch import nn
 from actscope.backends.hf.checks import (
     check_cls_span,
     check_devices,
+    check_pattern_strategy,
     check_pooler_sites,
     context_length,
 )
@@ -44,7 +45,7 @@ from actscope.core.protocols import (
     SiteStatus,
     Strategy,
 )
-from actscope.core.sites import MODULE_KIND, Site, expand_sites
+from actscope.core.sites import MODULE_KIND, SITE_KINDS, Site, expand_sites
 from actscope.core.spec import ModelIdentity
 from actscope.core.text import Example, Span, as_examples
 from actscope.strategies import as_strategy
@@ -142,18 +143,28 @@ class HFModel:
         return {site: self._map.statuses[site] for site in known_sites(self.n_layers)}
 
     def width(self, site: Site) -> int:
-        """The size of the last axis of a site."""
+        """The size of the last axis of a site; heads side by side; of a pattern, its heads."""
         self._tap(site)
         if site.kind == MODULE_KIND:
             return self._map.calls[str(site.path)][1][-1]
-        return self._map.widths[site]
+        width, parts = self._map.widths[site.whole], len(site.parts)
+        return width * parts // self._parts(site) if parts else width
+
+    def heads(self, site: Site) -> int:
+        """How many heads a site has, those chosen where some are; 0 where it has no heads."""
+        self._tap(site)
+        return (len(site.parts) or self._map.heads[site]) if site.whole in self._map.heads else 0
+
+    def _parts(self, site: Site) -> int:
+        """How many heads or neurons there are to choose from."""
+        return self._map.heads.get(site.whole, self._map.widths[site.whole])
 
     def site_dtype(self, site: Site) -> torch.dtype:
         """The dtype the model computes a site in."""
         self._tap(site)
         if site.kind == MODULE_KIND:
             return self._map.calls[str(site.path)][2]
-        return self._map.dtypes[site]
+        return self._map.dtypes[site.whole]
 
     def resolve_layers(self, layers: Sequence[LayerSelector]) -> tuple[Site, ...]:
         """Sites of layer selectors.
@@ -215,7 +226,7 @@ class HFModel:
     def _tap(self, site: Site) -> Tap:
         if site.kind == MODULE_KIND:
             return self._module_tap(str(site.path))
-        status = self._map.statuses.get(site)
+        status = self._map.statuses.get(site.whole)
         if status is None:
             raise BadInputError(
                 f"there is no site {site}", expected=f"layers 0 to {self.n_layers - 1}"
@@ -226,7 +237,12 @@ class HFModel:
                 got=status.reason,
                 next_step="`actscope doctor --model ...` lists what is verified",
             )
-        return self._map.taps[site]
+        if site.parts and site.parts[-1] >= self._parts(site):
+            what = SITE_KINDS[site.kind].part
+            raise BadInputError(
+                f"{what} out of range", got=site, expected=f"0 to {self._parts(site) - 1}"
+            )
+        return self._map.taps[site.whole]
 
     def _module_tap(self, path: str) -> Tap:
         if path not in self._map.calls:
@@ -262,6 +278,7 @@ class HFModel:
     def open(self, selection: Selection) -> HFSession:
         """Hooks for a selection; a context that removes them whatever happens."""
         selection.strategy.check(self)
+        check_pattern_strategy(selection)
         if selection.strategy.name == "pooler" and self._map.statuses[Site("pooler")].verified:
             check_pooler_sites(selection.sites)
         if selection.strategy.name == "cls" and self.cls_token_id is not None:
