@@ -99,6 +99,7 @@ def tolerance(dtype: torch.dtype) -> float:
     return 0.05 if dtype in (torch.bfloat16, torch.float16) else 2e-4
 
 
+@torch.no_grad()
 def pattern_block(
     call: AttentionCall,
     example: int,
