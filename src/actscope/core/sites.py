@@ -23,6 +23,7 @@ __all__ = [
     "expand_sites",
     "resolve_layer",
     "split_sites",
+    "takes_layers",
 ]
 
 MODULE_KIND = "module"
@@ -337,6 +338,15 @@ def _with_parts(site: Site, word: str, inside: str) -> Site:
             )
         parts += range(start, stop)
     return replace(site, parts=tuple(parts))
+
+
+def takes_layers(word: str) -> bool:
+    """Whether a site as a user wrote it leaves its layers open: ``z.head[0]``, not ``z.3``."""
+    chosen = _PARTS.match(word)
+    bare = chosen["base"] if chosen else word
+    if "." in bare or "[" in bare:
+        return False
+    return bare not in SITE_KINDS or SITE_KINDS[bare].per_layer
 
 
 def _expand_one(part: str | Site, layers: str | Iterable[int] | None, n_layers: int) -> list[Site]:
