@@ -25,7 +25,7 @@ from actscope.core.sites import (
         ("pattern[*].head[0:4]", [f"blocks.{i}.pattern.head[0:4]" for i in range(4)]),
         ("mlp_post.2.neuron[9,0:3]", ["blocks.2.mlp_post.neuron[0:3,9]"]),
         ("q.0.head[0,1], k.1", ["blocks.0.q.head[0,1]", "blocks.1.k"]),
-        ("blocks.-1.hook_z.head[3]", ["blocks.3.z.head[3]"]),
+        ("blocks.-1.attn.hook_z.head[3]", ["blocks.3.z.head[3]"]),
     ],
 )
 def test_what_a_user_may_write(written: str, keys: list[str]) -> None:

@@ -22,6 +22,8 @@ from actscope.core.text import PROMPT
 if TYPE_CHECKING:
     import torch
 
+    from actscope.core.cache import ActivationCache
+
 __all__ = [
     "ActivationBatch",
     "Batch",
@@ -232,6 +234,38 @@ class ActivationBatch:
         keys = [record.n_tokens for record in self.examples]
         pairs = np.diff(self.offsets) * np.asarray(keys, dtype=np.int64)
         return np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64)
+
+    def cache(self, example: int | None = None) -> ActivationCache:
+        """The activations under TransformerLens' names, read-only.
+
+        Args:
+            example: Tensors of this example alone, without a batch axis; None for all examples,
+                with one, which takes rows of equal length.
+
+        Raises:
+            BadInputError: there is no such example, or the examples have unequal lengths.
+        """
+        from actscope.core.cache import ActivationCache
+
+        if example is not None and not -len(self) <= example < len(self):
+            raise BadInputError("no such example", got=example, expected=f"0 to {len(self) - 1}")
+
+        def read(site: Site) -> torch.Tensor:
+            import torch
+
+            tensors = self[site]
+            if example is not None:
+                return tensors[example]
+            if not isinstance(tensors, list):
+                return tensors
+            if len({tensor.shape for tensor in tensors}) > 1:
+                raise BadInputError(
+                    f"the examples have unequal lengths: {site} is no single tensor",
+                    next_step="batch.cache(i) is the cache of one example",
+                )
+            return torch.stack(tensors)
+
+        return ActivationCache(self.arrays, read, self.n_layers)
 
     def array(self, name: str, layer: int | None = None) -> Array:
         """The stored numpy array as it is (bfloat16 as ``ml_dtypes.bfloat16``)."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from actscope.core.aliases import from_transformer_lens
 from actscope.core.errors import BadInputError, UnknownNameError
 
 __all__ = [
@@ -119,7 +120,8 @@ SITE_KINDS: dict[str, SiteKind] = {
     )
 }
 
-_KEY = re.compile(r"^blocks\.(?P<layer>-?\d+)\.(?:hook_)?(?P<kind>[a-z_]+)$")
+_KEY = re.compile(r"^blocks\.(?P<layer>-?\d+)\.(?P<kind>[a-z_]+)$")
+_HOOK = re.compile(r"^(?:(?:blocks|ln_final)\.(?:.*\.)?)?hook_\w+$")
 _SHORT = re.compile(r"^(?P<kind>[a-z_]+)\.(?P<layer>-?\d+)$")
 _LISTED = re.compile(r"^(?P<kind>[a-z_]+)\[(?P<layers>[^\]]*)\]$")
 _MOST_PARTS = 1 << 24
@@ -188,6 +190,8 @@ class Site:
     def parse(cls, key: str) -> Site:
         """Read one key: ``blocks.3.resid_post``, ``resid_post.3``, ``ln_final`` or a module path.
 
+        TransformerLens' hook names work too, see ``core.aliases``.
+
         Raises:
             UnknownNameError: a bare word that is no site.
             BadInputError: heads or neurons of a site that has none, or a list that is no list.
@@ -195,6 +199,8 @@ class Site:
         chosen = _PARTS.match(key)
         if chosen:
             return _with_parts(cls.parse(chosen["base"]), chosen["word"], chosen["inside"])
+        if _HOOK.match(key):
+            key = from_transformer_lens(key)
         match = _KEY.match(key) or _SHORT.match(key)
         if match and match["kind"] in SITE_KINDS:
             return cls(match["kind"], int(match["layer"]))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from actscope.core.activations import ExampleFailure, ExampleRecord
 from actscope.core.arrays import DTYPES, Array, to_float32, to_torch
+from actscope.core.cache import ActivationCache
 from actscope.core.errors import BadInputError, DamagedRunError, UnknownNameError
 from actscope.core.sites import Site, captured_site, resolve_layer
 from actscope.core.spec import UnitPlan
@@ -250,6 +251,16 @@ class Run:
         start, stop = self._rows_of(unit, site, at)
         return to_torch(self._shaped(unit, site, at, unit.private(str(site), start, stop)))
 
+    def cache(self, example: int) -> ActivationCache:
+        """One example's activations under TransformerLens' names: read-only, read when asked for.
+
+        ``run.cache(3)["blocks.2.attn.hook_z"]`` is ``[L, head, d_head]``, without a batch axis.
+        """
+        self._place(example)
+        return ActivationCache(
+            self.sites, lambda site: self.get(site, example=example), self._n_layers()
+        )
+
     def array(self, name: str | Site, layer: int | None = None, *, example: int) -> Array:
         """Like ``get``, but numpy, read-only and without copying (native store)."""
         site = self.site(name, layer)
@@ -292,12 +303,17 @@ class Run:
         return self._units
 
     def _from_the_end(self, name: str, layer: int) -> int:
-        model = (self.spec or {}).get("model")
-        n_layers = model.get("n_layers") if isinstance(model, dict) else None
-        if isinstance(n_layers, int):
+        n_layers = self._n_layers()
+        if n_layers:
             return resolve_layer(layer, n_layers)
         captured = sorted(s.layer for s in self.sites if s.kind == name and s.layer is not None)
         return captured[layer] if -layer <= len(captured) else layer
+
+    def _n_layers(self) -> int:
+        """How many blocks the model has; 0 where the run does not say."""
+        model = (self.spec or {}).get("model")
+        n_layers = model.get("n_layers") if isinstance(model, dict) else None
+        return n_layers if isinstance(n_layers, int) else 0
 
     def _place(self, example: int) -> tuple[StoredUnit, int]:
         """The unit of an example, and its place there."""

@@ -95,8 +95,8 @@ class BackendContract:
 
     def test_patterns_are_blocks_of_probabilities(self, model: BackendModel) -> None:
         batch = self.ids(model, 5, 2)
-        patterns = [s for s, status in model.sites().items() if s.kind == "pattern"]
-        for site in (s for s in patterns if model.sites()[s].verified):
+        known = model.sites().items()
+        for site in [s for s, status in known if s.kind == "pattern" and status.verified]:
             got = self.run(model, batch, site)
             whole, last = got[site], self.run(model, batch, site, kind="last", start=1)[site]
             assert [tuple(b.shape) for b in whole] == [(got.heads[site], n, n) for n in (5, 2)]

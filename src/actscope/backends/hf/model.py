@@ -147,17 +147,12 @@ class HFModel:
         self._tap(site)
         if site.kind == MODULE_KIND:
             return self._map.calls[str(site.path)][1][-1]
-        width, parts = self._map.widths[site.whole], len(site.parts)
-        return width * parts // self._parts(site) if parts else width
+        return self._map.width(site)
 
     def heads(self, site: Site) -> int:
         """How many heads a site has, those chosen where some are; 0 where it has no heads."""
         self._tap(site)
         return (len(site.parts) or self._map.heads[site]) if site.whole in self._map.heads else 0
-
-    def _parts(self, site: Site) -> int:
-        """How many heads or neurons there are to choose from."""
-        return self._map.heads.get(site.whole, self._map.widths[site.whole])
 
     def site_dtype(self, site: Site) -> torch.dtype:
         """The dtype the model computes a site in."""
@@ -237,11 +232,9 @@ class HFModel:
                 got=status.reason,
                 next_step="`actscope doctor --model ...` lists what is verified",
             )
-        if site.parts and site.parts[-1] >= self._parts(site):
+        if site.parts and site.parts[-1] >= (there := self._map.parts(site)):
             what = SITE_KINDS[site.kind].part
-            raise BadInputError(
-                f"{what} out of range", got=site, expected=f"0 to {self._parts(site) - 1}"
-            )
+            raise BadInputError(f"{what} out of range", got=site, expected=f"0 to {there - 1}")
         return self._map.taps[site.whole]
 
     def _module_tap(self, path: str) -> Tap:

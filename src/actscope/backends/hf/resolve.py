@@ -107,6 +107,15 @@ class ModelMap:
         self.dtypes[site] = tensor.dtype
         self.statuses[site] = SiteStatus(site, True, how)
 
+    def width(self, site: Site) -> int:
+        """Values in a row, of the heads or neurons chosen; of a pattern, its heads."""
+        width, parts = self.widths[site.whole], len(site.parts)
+        return width * parts // self.parts(site) if parts else width
+
+    def parts(self, site: Site) -> int:
+        """How many heads or neurons a site has to choose from."""
+        return self.heads.get(site.whole, self.widths[site.whole])
+
     def unavailable(self, site: Site, reason: str) -> None:
         """Record a site that has no verified tensor."""
         self.statuses[site] = SiteStatus(site, False, reason)
