@@ -184,11 +184,9 @@ def capture(ctx: click.Context, **options: Any) -> None:
 
 def _has_bare_layer_site(sites: tuple[str, ...]) -> bool:
     """Whether ``--layers`` has anything to say: ``resid_post`` does, ``resid_post.3`` does not."""
-    from actscope.core.sites import SITE_KINDS, split_sites
+    from actscope.core.sites import split_sites, takes_layers
 
-    words = [word for text in sites for word in split_sites(text)]
-    bare = [word for word in words if "." not in word and "[" not in word]
-    return any(word not in SITE_KINDS or SITE_KINDS[word].per_layer for word in bare)
+    return any(takes_layers(word) for text in sites for word in split_sites(text))
 
 
 def _refuse_idle(ctx: click.Context, arguments: CaptureArguments) -> None:

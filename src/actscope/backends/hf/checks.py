@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from actscope.core.errors import BadInputError
+from actscope.core.protocols import Selection
 from actscope.core.sites import Site
 from actscope.core.text import Span
 
-__all__ = ["check_cls_span", "check_pooler_sites", "context_length"]
+__all__ = ["check_cls_span", "check_pattern_strategy", "check_pooler_sites", "context_length"]
 
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
@@ -24,6 +25,19 @@ def check_pooler_sites(sites: Iterable[Site]) -> None:
             "the strategy 'pooler' reads the site 'pooler' alone",
             got=", ".join(others),
             next_step="ask for sites='pooler', or use 'cls' for the first token of a layer",
+        )
+
+
+def check_pattern_strategy(selection: Selection) -> None:
+    """Queries and keys are two token axes: averaging over tokens would have two meanings."""
+    patterns = [str(site) for site in selection.sites if site.layout == "blocks"]
+    if patterns and selection.strategy.pools:
+        raise BadInputError(
+            f"the strategy {selection.strategy.name!r} cannot pool an attention pattern",
+            got=", ".join(patterns),
+            expected="strategy 'none' for patterns",
+            next_step="choose queries by the span (last:1), or capture patterns in a run of their "
+            "own",
         )
 
 
