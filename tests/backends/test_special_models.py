@@ -82,6 +82,7 @@ def test_an_offloaded_model_gives_the_numbers_of_the_whole_one(
         s: x.verified for s, x in whole.sites().items()
     }
     sites = ["embed", "resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post", "logits"]
+    sites += ["q", "k", "v", "z", "pattern", "mlp_pre", "mlp_post"]
     expected, got = whole.capture(IDS, sites), model.capture(IDS, sites)
     for site, array in expected.arrays.items():
         assert (array == got.arrays[site]).all(), site

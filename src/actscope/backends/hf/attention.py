@@ -35,7 +35,7 @@ from actscope.backends.hf.attention_watch import (
 from actscope.backends.hf.blocks import Blocks, same
 from actscope.backends.hf.contributions import Contributions
 from actscope.backends.hf.linear import is_affine
-from actscope.backends.hf.trace import Trace
+from actscope.backends.hf.trace import Call, Trace
 
 __all__ = ["AttentionProbe", "LayerAttention", "probing_attention", "solve_attention"]
 
@@ -351,29 +351,49 @@ def _check_output(
     call = solved.call
     assert call is not None
     flat = call.output.reshape(*call.output.shape[:2], -1)
-    readers = [
-        path
-        for path, calls in trace.calls.items()
-        if path.startswith(block + ".")
-        and len(calls) == 1
-        and calls[0].inputs
-        and same(calls[0].inputs[0], flat)
-        and is_affine(model.get_submodule(path), calls[0].inputs[0])
-    ]
+    readers = _readers(model, trace, block, flat)
     if not readers:
         solved.refused["z"] = (
             "no linear module reads the attention output as it is (a gate or a norm lies between)"
         )
         return
-    made = trace.calls[readers[0]][0].output
     target = trace.single(contribution.attn) if not contribution.reason else None
     if target is None:
+        solved.out_proj = readers[0]
         solved.found["z"] = f"{readers[0]} reads the attention output, bitwise"
-    elif made is not None and target.output is not None and same(made, target.output):
-        solved.found["z"] = f"out_proj(z) == attn_out, bitwise; {readers[0]}"
-    elif made is not None and target.inputs and same(made, target.inputs[0]):
-        solved.found["z"] = f"post_norm(out_proj(z)) == attn_out, bitwise; {readers[0]}"
-    else:
-        solved.refused["z"] = f"{readers[0]} reads it, but what it returns is not attn_out"
         return
-    solved.out_proj = readers[0]
+    for path in readers:
+        what = _makes(trace.calls[path][0], target)
+        if what:
+            solved.out_proj = path
+            solved.found["z"] = f"{what}, bitwise; {path}"
+            return
+    solved.refused["z"] = f"{readers[0]} reads it, but what it returns is not attn_out"
+
+
+def _readers(model: nn.Module, trace: Trace, block: str, tensor: torch.Tensor) -> list[str]:
+    """The linear modules of a block that receive a tensor, outermost ones first.
+
+    Several do where one wraps another, as an adapter's layer wraps the plain projection.
+    """
+    found = [
+        path
+        for path, calls in trace.calls.items()
+        if path.startswith(block + ".")
+        and len(calls) == 1
+        and calls[0].inputs
+        and same(calls[0].inputs[0], tensor)
+        and is_affine(model, path, calls[0].inputs[0])
+    ]
+    return sorted(found, key=lambda path: path.count("."))
+
+
+def _makes(call: Call, target: Call) -> str:
+    """How a module that reads ``z`` makes ``attn_out`` of it; empty if it does not."""
+    if call.output is None or target.output is None:
+        return ""
+    if same(call.output, target.output):
+        return "out_proj(z) == attn_out"
+    if target.inputs and same(call.output, target.inputs[0]):
+        return "post_norm(out_proj(z)) == attn_out"
+    return ""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from actscope.backends.hf.placement import fetched
 from actscope.backends.hf.trace import evaluation_mode, first_tensor
 
 __all__ = ["is_affine", "is_elementwise"]
 
 
 @torch.no_grad()
-def is_affine(module: nn.Module, x: torch.Tensor) -> bool:
+def is_affine(model: nn.Module, path: str, x: torch.Tensor) -> bool:
     """Whether ``f(x) + f(y) == f(x + y) + f(0)`` up to rounding, for ``y`` the rows in reverse."""
     y = x.flip(-1) * 0.5
     try:
-        with evaluation_mode(module):
+        with fetched(model, path) as module, evaluation_mode(module):
             made = [first_tensor(module(part)) for part in (x, y, x + y, torch.zeros_like(x))]
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return False  # it takes more than one tensor: no plain linear module
@@ -29,10 +30,10 @@ def is_affine(module: nn.Module, x: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def is_elementwise(module: nn.Module, x: torch.Tensor) -> bool:
+def is_elementwise(model: nn.Module, path: str, x: torch.Tensor) -> bool:
     """Whether each output depends on the input at its own place only, as activations do."""
     try:
-        with evaluation_mode(module):
+        with fetched(model, path) as module, evaluation_mode(module):
             plain, shifted = first_tensor(module(x)), first_tensor(module(x.roll(1, -1)))
             alone = first_tensor(module(torch.cat([x[..., :1], torch.zeros_like(x[..., 1:])], -1)))
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):

@@ -116,7 +116,7 @@ def _last_linear(
             continue
         added = same(call.output, target.output)
         normed = bool(target.inputs) and same(call.output, target.inputs[0])
-        if (added or normed) and is_affine(model.get_submodule(path), call.inputs[0]):
+        if (added or normed) and is_affine(model, path, call.inputs[0]):
             what = "linear(mlp_post) == mlp_out" if added else "norm(linear(mlp_post)) == mlp_out"
             return Inside(path, "input", call.inputs[0], f"{what}, bitwise; {path}")
     return None
@@ -130,8 +130,8 @@ def _activation(model: nn.Module, calls: dict[str, Call], post: torch.Tensor) ->
             continue
         if out.numel() != post.numel() or out.shape[-1] != post.shape[-1]:
             continue
-        module = model.get_submodule(path)
-        if is_affine(module, call.inputs[0]) or not is_elementwise(module, call.inputs[0]):
+        received = call.inputs[0]
+        if is_affine(model, path, received) or not is_elementwise(model, path, received):
             continue
         if same(out, post):
             return Inside(path, "input", call.inputs[0], f"act(mlp_pre) == mlp_post; {path}")
@@ -177,7 +177,7 @@ def _router(model: nn.Module, calls: dict[str, Call]) -> Inside | None:
             if k > n_experts or tensor.numel() * n_experts != logits.numel() * k:
                 continue
             rule = _rule(logits.reshape(-1, n_experts).float(), tensor.reshape(-1, k))
-            if rule and is_affine(model.get_submodule(path), call.inputs[0]):
+            if rule and is_affine(model, path, call.inputs[0]):
                 how = f"{rule} are the weights that {reader} receives; {path}"
                 return Inside(path, "output", logits, how)
     return None

@@ -6,7 +6,8 @@ Compiled modules break the first condition; several accelerators break the secon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from actscope.backends.hf.forward import token_embedding
 from actscope.core.errors import ModelLoadError
 
-__all__ = ["check_model", "input_device", "is_offloaded", "offloaded_value"]
+__all__ = ["check_model", "fetched", "input_device", "is_offloaded", "offloaded_value"]
 
 
 def check_model(hf: nn.Module) -> None:
@@ -66,6 +67,23 @@ def offloaded_value(hf: nn.Module, name: str) -> torch.Tensor:
     """
     hook, relative = _offloading_hook(hf, name)
     return hook.weights_map[relative]
+
+
+@contextmanager
+def fetched(hf: nn.Module, path: str) -> Generator[nn.Module]:
+    """A module that can be called by itself: with the weights that a module above it fetches.
+
+    With offloading by block the hook that fetches is on the block, and a call of a part of it would
+    find no weights.
+    """
+    with ExitStack() as stack:
+        for above, _ in list(_holders(path))[::-1]:
+            holder = hf.get_submodule(above)
+            if _offloads(holder):
+                hook: Any = holder._hf_hook
+                hook.pre_forward(holder)
+                stack.callback(hook.post_forward, holder, None)
+        yield hf.get_submodule(path)
 
 
 def _offloading_hook(hf: nn.Module, name: str) -> tuple[Any, str]:
