@@ -165,6 +165,7 @@ class ActivationBatch:
         pooled: Whether a strategy reduced tokens to one row an example.
         failures: Examples that could not be captured; they have no rows.
         n_layers: How many blocks the model has, 0 where unknown: what a negative layer counts from.
+        interventions: What was done to the model meanwhile, as in ``ModelIdentity``.
     """
 
     arrays: dict[Site, Array]
@@ -177,6 +178,7 @@ class ActivationBatch:
     pooled: bool = False
     failures: tuple[ExampleFailure, ...] = ()
     n_layers: int = 0
+    interventions: tuple[Mapping[str, Any], ...] = ()
 
     def __repr__(self) -> str:
         kinds = sorted({site.kind if site.path is None else site.path for site in self.arrays})
@@ -186,7 +188,8 @@ class ActivationBatch:
         return (
             f"<ActivationBatch {n} example{'s' * (n != 1)}, {len(self.token_ids):,} tokens, "
             f"{', '.join(kinds)}{layers}, {dtypes}{', pooled' * self.pooled}"
-            f"{f', {failed} failed' * bool(failed)}>"
+            f"{f', {failed} failed' * bool(failed)}"
+            f"{', under intervention' * bool(self.interventions)}>"
         )
 
     @property
@@ -276,6 +279,7 @@ class ActivationBatch:
             phase=tokens.take([part.phase for part in parts], order),
             pooled=pooled,
             n_layers=first.n_layers,
+            interventions=first.interventions,
         )
 
     def tokens(self, index: int) -> npt.NDArray[np.int64]:

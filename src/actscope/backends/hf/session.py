@@ -140,7 +140,8 @@ class HFSession:
         else:
             arrays = {s: self._empty(s) for s in self._selection.sites}
         whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
-        return replace(whole, n_layers=self._model.n_layers)
+        done = self._model.interventions.describe()
+        return replace(whole, n_layers=self._model.n_layers, interventions=done)
 
     def _forward(
         self, batch: Batch, spans: list[Array | None], keep: list[int]
@@ -153,7 +154,8 @@ class HFSession:
         input_ids = torch.from_numpy(ids).to(device)
         attention = torch.from_numpy(mask.astype(np.int64)).to(device)
         try:
-            with torch.no_grad(), evaluation_mode(self._model.hf):
+            announced = self._model.interventions.announced(batch)
+            with torch.no_grad(), evaluation_mode(self._model.hf), announced:
                 result = forward(
                     self._model.hf,
                     input_ids,
