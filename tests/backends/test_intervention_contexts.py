@@ -101,11 +101,18 @@ def test_an_entry_that_fails_leaves_nothing(llama: HFModel, monkeypatch: Any) ->
 
         whole = intervening.install
         calls = iter([broken, whole])
-        monkeypatch.setattr(intervening, "install", lambda *a: next(calls)(*a))
+        monkeypatch.setattr(intervening, "install", _following(calls))
         with pytest.raises(RuntimeError, match="planted"):
             llama.intervene(Ablate(layer=1)).__enter__()
         assert state_of(llama.hf) == inside
     assert state_of(llama.hf) == before
+
+
+def _following(calls: Any) -> Any:
+    def call(*args: Any) -> Any:
+        return next(calls)(*args)
+
+    return call
 
 
 class _Broken(actscope.Example):
@@ -296,13 +303,16 @@ def test_what_never_fired_is_said(llama: HFModel) -> None:
         pass  # nothing ran: no warning, but check() says so
     with pytest.raises(RunError, match="0 forward passes"):
         idle.check()
-    with pytest.warns(UserWarning, match=r"1 forward passes ran and never met Add"):
-        with llama.intervene(add) as early:
-            llama.capture(["x"], layers=0)  # stops before layer 2
+    with (
+        pytest.warns(UserWarning, match=r"1 forward passes ran and never met Add"),
+        llama.intervene(add) as early,
+    ):
+        llama.capture(["x"], layers=0)  # stops before layer 2
     with pytest.raises(RunError, match="never fired"):
         early.check()
-    with pytest.warns(UserWarning, match="never met"), llama.intervene(
-        Add(V, layer=0, strength=1.0, tokens="response")
+    with (
+        pytest.warns(UserWarning, match="never met"),
+        llama.intervene(Add(V, layer=0, strength=1.0, tokens="response")),
     ):
         llama.capture(["x"], layers=0)  # a prompt has no response
     with warnings.catch_warnings():
@@ -379,27 +389,25 @@ def test_patches_find_their_rows(llama: HFModel) -> None:
     for a, b in zip(got["resid_post", 1], source["resid_post", 1], strict=True):
         assert torch.equal(a, b)
     renamed = [actscope.Example("unknown", text="first")]
-    with pytest.raises(BadInputError, match="no example 'unknown'"):
-        with llama.intervene(Patch(source, layer=1)):
-            llama.capture(renamed, layers=1)
-    with pytest.raises(BadInputError, match="differ in length"):
-        with llama.intervene(Patch("a longer one", layer=1)):
-            llama.capture(["short"], layers=1)
+
+    def refused(patch: Patch, inputs: Any, says: str) -> None:
+        with pytest.raises(BadInputError, match=says), llama.intervene(patch):
+            llama.capture(inputs, layers=1)
+
+    refused(Patch(source, layer=1), renamed, "no example 'unknown'")
+    refused(Patch("a longer one", layer=1), ["short"], "differ in length")
     with pytest.raises(BadInputError, match="captured site"):
         llama.intervene(Patch(source, layer=0))
     with pytest.raises(BadInputError, match="pooled"):
         Patch(llama.capture(texts, layers=1, strategy="mean"), layer=1)
     spanned = llama.capture(["FIRST"], layers=1, span="last:2")
-    with pytest.raises(BadInputError, match="no row for token 0"):
-        with llama.intervene(Patch(spanned, layer=1)):
-            llama.capture(["first"], layers=1)
+    refused(Patch(spanned, layer=1), ["first"], "no row for token 0")
     with llama.intervene(Patch(spanned, layer=1, tokens=[-1, -2])):
         got = llama.capture(["first"], layers=1)["resid_post", 1][0]
     assert torch.equal(got[-2:], source["resid_post", 1][0][-2:])
     bad = llama.capture(["FIRST"], layers=1)
     bad.arrays[Site("resid_post", 1)][0, 0] = np.nan
-    with pytest.raises(BadInputError, match="not finite"), llama.intervene(Patch(bad, layer=1)):
-        llama.capture(["first"], layers=1)
+    refused(Patch(bad, layer=1), ["first"], "not finite")
 
 
 def test_a_prompt_is_a_source(llama: HFModel) -> None:

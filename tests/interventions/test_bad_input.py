@@ -1,4 +1,4 @@
-"""What makes no sense is refused when it is written, or where it meets a site that it does not fit."""
+"""What makes no sense is refused when it is written, or where it does not fit a site."""
 
 import numpy as np
 import pytest

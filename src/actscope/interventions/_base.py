@@ -221,9 +221,7 @@ def indices(what: str, value: Any, *, negative: bool = False) -> tuple[int, ...]
     return found
 
 
-def _checked(
-    what: str, indices: npt.NDArray[np.int64], count: int
-) -> npt.NDArray[np.int64]:
+def _checked(what: str, indices: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     if int(indices.max()) >= count:
         raise BadInputError(
             f"there is no {what} {int(indices.max())}", expected=f"0 to {count - 1}"

@@ -27,10 +27,11 @@ class Ablate(SiteIntervention):
     ========================  =================================================================
     ``Ablate()``              zero ablation: every value becomes 0
     ``Ablate(mean=m)``        mean ablation: every row becomes ``m``
-    ``Ablate(direction)``     directional ablation: ``h - (h . u) u`` with ``u = v / |v|`` (Arditi et
-                              al., "Refusal in language models is mediated by a single direction",
-                              2024)
+    ``Ablate(direction)``     directional ablation: ``h - (h . u) u`` with ``u = v / |v|``
     ========================  =================================================================
+
+    Directional ablation is that of Arditi et al., "Refusal in language models is mediated by a
+    single direction", 2024.
 
     Attributes:
         direction: ``[width]`` of any length; with ``heads`` or ``neurons``, as wide as these.

@@ -57,7 +57,5 @@ def reaches_new_tokens(tokens: Span | tuple[int, ...]) -> bool:
     return isinstance(tokens, Span) and tokens.kind in ("all", "response")
 
 
-def _outside(
-    tokens: tuple[int, ...], positions: npt.NDArray[np.int64], length: int
-) -> int:
+def _outside(tokens: tuple[int, ...], positions: npt.NDArray[np.int64], length: int) -> int:
     return next(t for t, p in zip(tokens, positions.tolist(), strict=True) if not 0 <= p < length)

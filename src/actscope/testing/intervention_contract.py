@@ -73,9 +73,7 @@ class InterventionContract:
             assert np.linalg.norm(axis) == pytest.approx(1.0, abs=1e-12)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_rows_keep_their_shape_and_dtype(
-        self, bound: Intervention, dtype: torch.dtype
-    ) -> None:
+    def test_rows_keep_their_shape_and_dtype(self, bound: Intervention, dtype: torch.dtype) -> None:
         changed = bound.edit(_rows(dtype), _places())
         assert changed.shape == (TOKENS, WIDTH) and changed.dtype == dtype
         assert bool(changed.isfinite().all())

@@ -172,6 +172,7 @@ def _generation_config(hf: Any, config: GenerationConfig) -> Generator[None]:
 
 
 def stop_ids(hf: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer, by the model's configuration, else by its tokenizer."""
     config = getattr(hf, "generation_config", None)
     stops = getattr(config, "eos_token_id", None)
     if stops is None:

@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -269,7 +269,8 @@ class Interventions:
         mask = kwargs.get("attention_mask")
         if self._reader is None:
             cache = kwargs.get("past_key_values")
-            cached = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+            length = getattr(cache, "get_seq_length", None)
+            cached = int(length()) if length is not None else 0
             self._pass = direct_pass(ids, mask, cached, self._special())
         elif not isinstance(ids, torch.Tensor):
             raise RunError("the model was called without input_ids inside an intervention")

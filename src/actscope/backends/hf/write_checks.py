@@ -1,8 +1,8 @@
 """See a change arrive before anybody relies on it: by value, on the resolver's probe.
 
-A known vector is added at a site for two tokens of two prompts. The same site, captured meanwhile, must be the
-plain one plus that vector on these tokens and the plain one on the others; the model's answer must
-change; and the residual sums of the blocks around it must close again.
+A known vector is added at a site for one token of each of two prompts. The same site, captured
+meanwhile, must be the plain one plus that vector on these tokens and the plain one on the others;
+the model's answer must change; and the residual sums of the blocks around it must close again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check_write(model: HFModel, site: Site, point: WritePoint) -> None:
             handle.remove()
     problem = (
         _arrives(rows, _rows(changed, site), vector, _eps(changed, site))
-        or _has_effect(plain, changed, sites)
+        or _has_effect(plain, changed, Site("resid_post", model.n_layers - 1))
         or _links(changed, site)
         or _sums(changed, site, vector)
     )
@@ -127,10 +127,10 @@ def _arrives(before: Tensor, after: Tensor, vector: Tensor, eps: float) -> str:
     return ""
 
 
-def _has_effect(plain: ActivationBatch, changed: ActivationBatch, sites: list[Site]) -> str:
-    ends = [s for s in sites if s.kind in ("ln_final", "logits")]
-    if not ends:  # an encoder: its last block's output is its answer
-        ends = [s for s in sites if s.kind in ("resid_post", "pooler")]
+def _has_effect(plain: ActivationBatch, changed: ActivationBatch, last: Site) -> str:
+    """Logits, or the last block's output where the model has none, are other ones."""
+    heads = [s for s in plain.sites if s.kind in ("ln_final", "logits")]
+    ends = heads or [s for s in plain.sites if s in (last, Site("pooler"))]
     if all(torch.equal(_rows(plain, s), _rows(changed, s)) for s in ends):
         return "the model's answer does not depend on it"
     return ""
