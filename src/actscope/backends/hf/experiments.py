@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from actscope.backends.hf.gradients import Gradients, LogitDifference, Loss, gradients_of
 from actscope.backends.hf.intervening import Applied, Interventions
 from actscope.backends.hf.resolve import ModelMap, Tap
+from actscope.backends.hf.tokens import single_token
+from actscope.core.activations import Batch
 from actscope.core.protocols import Intervention
 from actscope.core.sites import Site
 from actscope.core.spec import ModelIdentity
+from actscope.core.text import as_examples
 
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
@@ -23,6 +28,8 @@ class Experiments:
 
     _map: ModelMap
     _identity: ModelIdentity
+    _vocab_size: int
+    tokenizer: Any
 
     def _tap(self, site: Site) -> Tap:
         raise NotImplementedError  # HFModel's own
@@ -57,3 +64,59 @@ class Experiments:
             SiteUnavailableError: a site that this model has not or that cannot be changed.
         """
         return self.interventions.apply(interventions)
+
+    def gradients(
+        self,
+        inputs: object,
+        loss: Loss,
+        sites: str | Sequence[str | Site] = "resid_post",
+        layers: str | int | Iterable[int] | None = "all",
+        *,
+        chat: bool = False,
+    ) -> Gradients:
+        """Differentiate a scalar of the logits with respect to activations.
+
+        The inputs run as one batch, because only the loss knows how examples combine. Low
+        precision makes noisy gradients: prefer a model in float32.
+
+        Args:
+            inputs: As for ``capture``.
+            loss: ``loss(logits, batch)`` with logits ``[n, pos, d_vocab]`` -> a torch scalar;
+                ``model.logit_difference(a, b)`` is one.
+            sites: As for ``capture``; those that can be changed.
+            layers: As for ``capture``.
+            chat: As for ``capture``.
+
+        Returns:
+            ``gradients["resid_post", 3]``: a list of ``[L_i, d_model]``; row i belongs to token i.
+
+        Raises:
+            BadInputError: the loss is no finite scalar of the logits.
+            SiteUnavailableError: a site that is not verified or cannot be changed.
+        """
+        model = cast("HFModel", self)
+        found = model.expand(sites, layers)
+        if not isinstance(inputs, Batch):
+            rows = [model.encode(example, chat=chat) for example in as_examples(inputs)]
+            inputs = Batch(tuple(rows))
+        return gradients_of(model, inputs, found, loss)
+
+    def logit_difference(self, token: int | str, versus: int | str) -> LogitDifference:
+        """A loss: the logit of one token minus another's at each example's last token, summed.
+
+        Args:
+            token: A token id, or a text that is one token.
+            versus: Likewise.
+
+        Raises:
+            BadInputError: no such token, or a text of several.
+        """
+        return LogitDifference(self.token_id(token), self.token_id(versus))
+
+    def token_id(self, token: int | str) -> int:
+        """The id of a token given by its id or its text.
+
+        Raises:
+            BadInputError: no such token, or a text of several.
+        """
+        return single_token(self.tokenizer, token, self._vocab_size)

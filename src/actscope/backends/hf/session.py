@@ -36,7 +36,7 @@ from actscope.selectors import select
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
 
-__all__ = ["HFSession"]
+__all__ = ["HFSession", "assemble", "to_array"]
 
 
 class _Seen(BaseException):
@@ -139,7 +139,7 @@ class HFSession:
             arrays = self._forward(batch, spans, keep)
         else:
             arrays = {s: self._empty(s) for s in self._selection.sites}
-        whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
+        whole = assemble(batch, spans, keep, arrays, self._selection, failures)
         done = self._model.interventions.describe()
         return replace(whole, n_layers=self._model.n_layers, interventions=done)
 
@@ -292,16 +292,17 @@ def _to_numpy(kept: _Kept) -> dict[Site, Array]:
     on_cpu = {group: buffer.cpu() for group, buffer in kept.buffers.items()}
     tensors = {site: on_cpu[group][place] for site, (group, place) in kept.slots.items()}
     tensors |= {site: tensor.cpu() for site, tensor in kept.loose.items()}
-    return {site: _view(tensor) for site, tensor in tensors.items()}
+    return {site: to_array(tensor) for site, tensor in tensors.items()}
 
 
-def _view(tensor: torch.Tensor) -> Array:
+def to_array(tensor: torch.Tensor) -> Array:
+    """The same CPU memory as numpy, bfloat16 by ``ml_dtypes``."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(DTYPES["bfloat16"])
     return tensor.numpy()
 
 
-def _assemble(
+def assemble(
     batch: Batch,
     spans: list[Array | None],
     keep: list[int],
@@ -309,6 +310,7 @@ def _assemble(
     selection: Selection,
     failures: tuple[ExampleFailure, ...],
 ) -> ActivationBatch:
+    """Arrays of the kept examples with their tokens: what a capture returns."""
     rows = [batch.rows[i] for i in keep]
     kept = [positions for positions in spans if positions is not None]
     counts = [1] * len(rows) if selection.strategy.pools else [len(p) for p in kept]
