@@ -7,11 +7,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from actscope.analysis.attribution import Attribution
+from actscope.backends.hf.attribution import Ends, attribute_logit
 from actscope.backends.hf.gradients import Gradients, LogitDifference, Loss, gradients_of
 from actscope.backends.hf.intervening import Applied, Interventions
 from actscope.backends.hf.resolve import ModelMap, Tap
 from actscope.backends.hf.tokens import single_token
 from actscope.core.activations import Batch
+from actscope.core.errors import BadInputError, SiteUnavailableError
 from actscope.core.protocols import Intervention
 from actscope.core.sites import Site
 from actscope.core.spec import ModelIdentity
@@ -112,6 +115,48 @@ class Experiments:
             BadInputError: no such token, or a text of several.
         """
         return LogitDifference(self.token_id(token), self.token_id(versus))
+
+    def logit_attribution(
+        self,
+        prompt: object,
+        token: int | str,
+        versus: int | str | None = None,
+        *,
+        position: int = -1,
+        chat: bool = False,
+    ) -> Attribution:
+        """Attribute a logit, or a difference of two, to the parts of the residual stream.
+
+        The parts are ``embed`` (all that enters the first block, position embeddings included) and
+        ``attn_out.L`` and ``mlp_out.L`` of every block, through the final norm with its scale held
+        fixed. Where a model soft-caps its logits, the logit before the cap is attributed, and the
+        result's ``note`` says so.
+
+        Args:
+            prompt: One text, example or list of token ids.
+            token: A token id, or a text that is one token.
+            versus: The one whose logit counts down; None attributes a single logit.
+            position: The token whose prediction is explained; negative ones from the end.
+            chat: As for ``capture``.
+
+        Raises:
+            BadInputError: no such token or position, or not one prompt.
+            SiteUnavailableError: a part is not verified, or the unembedding is not linear.
+        """
+        model = cast("HFModel", self)
+        unembedding, norm = self._map.unembedding, self._map.norm
+        if unembedding.transform is None or norm is None:
+            raise SiteUnavailableError(
+                f"{model.identity.name} has no verified unembedding", got=unembedding.reason
+            )
+        ids = isinstance(prompt, Sequence) and all(isinstance(i, int) for i in prompt)
+        examples = as_examples([prompt] if ids else prompt)
+        if len(examples) != 1:
+            raise BadInputError("one prompt at a time", got=f"{len(examples)} prompts")
+        tokens = (self.token_id(token), None if versus is None else self.token_id(versus))
+        parts = (model.hf.get_submodule(norm), model.hf.get_submodule(unembedding.head))
+        row = model.encode(examples[0], chat=chat)
+        return attribute_logit(model, Ends(*parts, unembedding), row, position, tokens)
 
     def token_id(self, token: int | str) -> int:
         """The id of a token given by its id or its text.
