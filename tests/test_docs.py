@@ -10,7 +10,13 @@ import click
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RUNNABLE = ["README.md", "docs/tutorial.md", "docs/backends.md", "docs/studies.md"]
+RUNNABLE = [
+    "README.md",
+    "docs/tutorial.md",
+    "docs/backends.md",
+    "docs/studies.md",
+    "docs/interventions.md",
+]
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 
 

@@ -221,6 +221,10 @@ def test_other_bad_input() -> None:
     model = model_of("llama")
     with pytest.raises(SiteUnavailableError, match="read but not changed"):
         model.gradients(batch_of(), loss_of, sites="logits")
+    with pytest.raises(BadInputError, match="at least one example"):
+        model.gradients([], loss_of)
+    with pytest.raises(BadInputError, match="100 tokens; the context holds"):
+        model.gradients([[5] * 100], loss_of)
     with pytest.raises(SiteUnavailableError, match="returns no logits"):
         wrap_model(tiny_model("bert"), None).gradients(batch_of(), loss_of)
     with torch.inference_mode(), pytest.raises(BadInputError, match="inference_mode"):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from actscope.core.protocols import Intervention
 from actscope.core.registry import Registry
-from actscope.interventions._base import tokens_in_words
+from actscope.interventions._base import SiteIntervention, tokens_in_words
 from actscope.interventions.ablate import Ablate
 from actscope.interventions.add import Add
 from actscope.interventions.clamp import Clamp
 from actscope.interventions.patch import Patch
 
-__all__ = ["INTERVENTIONS", "Ablate", "Add", "Clamp", "Patch", "tokens_in_words"]
+__all__ = [
+    "INTERVENTIONS",
+    "Ablate",
+    "Add",
+    "Clamp",
+    "Patch",
+    "SiteIntervention",
+    "tokens_in_words",
+]
 
 INTERVENTIONS: Registry[type[Intervention]] = Registry(
     "actscope.interventions", "INTERVENTION", "intervention"

@@ -13,7 +13,7 @@ from actscope.backends.hf.gradients import Gradients, LogitDifference, Loss, gra
 from actscope.backends.hf.intervening import Applied, Interventions
 from actscope.backends.hf.resolve import ModelMap, Tap
 from actscope.backends.hf.tokens import single_token
-from actscope.core.activations import Batch
+from actscope.core.activations import Batch, TokenRow
 from actscope.core.errors import BadInputError, SiteUnavailableError
 from actscope.core.protocols import Intervention
 from actscope.core.sites import Site
@@ -35,7 +35,10 @@ class Experiments:
     tokenizer: Any
 
     def _tap(self, site: Site) -> Tap:
-        raise NotImplementedError  # HFModel's own
+        raise NotImplementedError  # HFModel's own, like the next
+
+    def _checked(self, row: TokenRow) -> TokenRow:
+        raise NotImplementedError
 
     @property
     def identity(self) -> ModelIdentity:
@@ -94,14 +97,15 @@ class Experiments:
             ``gradients["resid_post", 3]``: a list of ``[L_i, d_model]``; row i belongs to token i.
 
         Raises:
-            BadInputError: the loss is no finite scalar of the logits.
+            ExampleError: an example has no tokens or too many.
+            BadInputError: nothing to run, or the loss is no finite scalar of the logits.
             SiteUnavailableError: a site that is not verified or cannot be changed.
         """
         model = cast("HFModel", self)
         found = model.expand(sites, layers)
         if not isinstance(inputs, Batch):
             rows = [model.encode(example, chat=chat) for example in as_examples(inputs)]
-            inputs = Batch(tuple(rows))
+            inputs = Batch(tuple(self._checked(row) for row in rows))
         return gradients_of(model, inputs, found, loss)
 
     def logit_difference(self, token: int | str, versus: int | str) -> LogitDifference:
@@ -155,7 +159,7 @@ class Experiments:
             raise BadInputError("one prompt at a time", got=f"{len(examples)} prompts")
         tokens = (self.token_id(token), None if versus is None else self.token_id(versus))
         parts = (model.hf.get_submodule(norm), model.hf.get_submodule(unembedding.head))
-        row = model.encode(examples[0], chat=chat)
+        row = self._checked(model.encode(examples[0], chat=chat))
         return attribute_logit(model, Ends(*parts, unembedding), row, position, tokens)
 
     def token_id(self, token: int | str) -> int:
