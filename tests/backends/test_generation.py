@@ -173,7 +173,7 @@ def test_a_recurrent_model_that_mixes_batch_mates_is_run_row_by_row() -> None:
 
 
 def test_attention_models_generate_in_batches(model: Any) -> None:
-    assert model._generates_in_batches
+    assert model.generates_in_batches
 
 
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -0.5])

@@ -11,8 +11,9 @@ from actscope.capture.estimate import with_answer
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.options import CaptureOptions
 from actscope.capture.prepare import Prepared
-from actscope.core.activations import Batch
+from actscope.core.activations import Batch, TokenRow
 from actscope.core.batching import length_sorted_batches
+from actscope.core.protocols import GenerationParams
 from actscope.core.sites import Site
 from actscope.core.spec import UnitPlan
 
@@ -90,8 +91,21 @@ def seconds_per_token(
         steps = min(options.generation.max_new_tokens, 4)
         short = replace(options.generation, max_new_tokens=steps)
         prompts = [items[i].row for i in places]
-        began = time.perf_counter()
-        extractor.model.generate_rows(prompts, short)
-        generating = time.perf_counter() - began
-        taken += generating * options.generation.max_new_tokens / steps
+        generating = _time_answers(extractor, prompts, short)
+        generating *= options.generation.max_new_tokens / steps
+        live = extractor.model.answer_capture(short, extractor.selection).mode == "live"
+        taken = generating + (0.0 if live else taken)
     return taken / sum(len(row) for row in batch.rows)
+
+
+def _time_answers(
+    extractor: ActivationExtractor, prompts: Sequence[TokenRow], params: GenerationParams
+) -> float:
+    model, selection = extractor.model, extractor.selection
+    live = model.answer_capture(params, selection).mode == "live"
+    began = time.perf_counter()
+    if live:
+        model.generate_live(prompts, params, selection)
+    else:
+        model.generate_rows(prompts, params)
+    return time.perf_counter() - began

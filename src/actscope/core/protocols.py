@@ -12,6 +12,7 @@ cli/         COMMAND    a click command; the verb is the file's stem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
+from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.sites import Site
 from actscope.core.spec import ModelIdentity
 from actscope.core.text import Example, Span
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "CAPTURE_MODES",
+    "AnswerCapture",
     "BackendModel",
     "CaptureSession",
     "ExtractionStrategy",
@@ -42,6 +46,8 @@ __all__ = [
     "Strategy",
     "Study",
 ]
+
+CAPTURE_MODES = ("auto", "live", "replay")
 
 LayerSelector = Any
 """A layer: an index (negative ones count from the end), a site key, a module path, or a module."""
@@ -159,13 +165,58 @@ class Selection:
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to continue a prompt; ``temperature`` 0 is greedy. Sampling is seeded per example."""
+    """How to continue a prompt, and how the activations of the answer are taken.
+
+    Attributes:
+        max_new_tokens: Longest answer.
+        temperature: 0 is greedy. Sampling is seeded per example.
+        top_p: The smallest set of tokens with so much probability; 1 takes all.
+        top_k: So many most probable tokens; 0 takes all.
+        seed: Seeds every example, together with its id.
+        capture: ``live`` takes activations while the answer is decoded, ``replay`` in one pass over
+            prompt and answer afterwards, ``auto`` is live where the model's cache allows it.
+
+    Raises:
+        BadInputError: a parameter means nothing, by name.
+    """
 
     max_new_tokens: int = 50
     temperature: float = 0.7
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    capture: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise BadInputError("max_new_tokens must be at least 1", got=self.max_new_tokens)
+        if self.temperature < 0:
+            raise BadInputError(
+                "temperature must not be negative", got=self.temperature, expected="0 for greedy"
+            )
+        if not math.isfinite(self.temperature):
+            raise BadInputError("temperature must be a finite number", got=self.temperature)
+        if not 0 < self.top_p <= 1:
+            raise BadInputError("top_p must lie in (0, 1]", got=self.top_p)
+        if self.top_k < 0:
+            raise BadInputError(
+                "top_k must not be negative", got=self.top_k, expected="0 for every token"
+            )
+        if self.capture not in CAPTURE_MODES:
+            raise UnknownNameError("way to capture answers", self.capture, CAPTURE_MODES)
+
+
+@dataclass(frozen=True)
+class AnswerCapture:
+    """How the activations of answers are taken, and why so.
+
+    Attributes:
+        mode: ``live`` or ``replay``.
+        reason: What decided it.
+    """
+
+    mode: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -226,6 +277,24 @@ class BackendModel(Protocol):
 
     def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
         """Continue each row."""
+        ...
+
+    def answer_capture(self, params: GenerationParams, selection: Selection) -> AnswerCapture:
+        """How activations of answers are taken: as asked for, or what this model allows.
+
+        Raises:
+            BadInputError: ``live`` was asked for and would not give the values of a plain pass.
+        """
+        ...
+
+    def generate_live(
+        self, rows: Sequence[TokenRow], params: GenerationParams, selection: Selection
+    ) -> tuple[list[Generated], ActivationBatch]:
+        """Continue each row and take the selection's activations on the way.
+
+        Examples whose span holds no token are failures of the batch, whose index is the place of
+        the row.
+        """
         ...
 
 

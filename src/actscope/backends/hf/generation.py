@@ -1,110 +1,110 @@
-"""Continue prompts with the model's own ``generate``, seeded per example.
-
-Sampling uses the Gumbel-max trick (Gumbel 1954; Maddison et al. 2014): adding independent Gumbel
-noise to log-probabilities and taking the largest draws exactly from the distribution. Each example
-has its own noise, seeded by the seed and its id, so its text does not depend on its batch mates,
-on their order or on which worker ran it.
-"""
+"""Continue prompts with the model's own ``generate``, one left-padded batch at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import math
+import inspect
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from actscope.backends.hf.resolve import probe_ids
+from actscope.backends.hf.sampling import samplers
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.core.activations import Batch, TokenRow
-from actscope.core.errors import BadInputError
 from actscope.core.protocols import Generated, GenerationParams
 from actscope.core.text import RESPONSE
 
-__all__ = ["check_params", "generate_rows", "generates_alike_in_batches"]
+if TYPE_CHECKING:
+    from actscope.backends.hf.model import HFModel
 
-
-def check_params(params: GenerationParams) -> None:
-    """Refuse parameters that mean nothing.
-
-    Raises:
-        BadInputError: naming the parameter.
-    """
-    if params.max_new_tokens < 1:
-        raise BadInputError("max_new_tokens must be at least 1", got=params.max_new_tokens)
-    if not (math.isfinite(params.temperature) and params.temperature >= 0):
-        raise BadInputError(
-            "temperature must be a finite number and not negative",
-            got=params.temperature,
-            expected="0 for greedy",
-        )
-    if not 0 < params.top_p <= 1:
-        raise BadInputError("top_p must lie in (0, 1]", got=params.top_p)
-    if params.top_k < 0:
-        raise BadInputError("top_k must not be negative", got=params.top_k, expected="0 for all")
-
-
-class _SeededGumbel(LogitsProcessor):
-    """Temperature, top-k and top-p, then each row's own Gumbel noise; argmax then samples."""
-
-    def __init__(self, ids: Sequence[str], params: GenerationParams) -> None:
-        self._generators = [_generator(params.seed, identity) for identity in ids]
-        self._warpers = LogitsProcessorList([TemperatureLogitsWarper(params.temperature)])
-        if params.top_k:
-            self._warpers.append(TopKLogitsWarper(params.top_k))
-        if params.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(params.top_p))
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        warped = self._warpers(input_ids, scores.float())
-        noise = torch.stack(
-            [
-                torch.rand(scores.shape[-1], generator=g, dtype=torch.float64)
-                for g in self._generators
-            ]
-        )
-        gumbel = -torch.log(-torch.log(noise.clamp_min(1e-300)))
-        return torch.log_softmax(warped, dim=-1) + gumbel.to(warped.device, warped.dtype)
-
-
-def _generator(seed: int, identity: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+__all__ = ["generate_rows", "generates_alike_in_batches"]
 
 
 def generate_rows(
-    hf: Any, tokenizer: Any, rows: Sequence[TokenRow], params: GenerationParams, pad_id: int
+    model: HFModel,
+    rows: Sequence[TokenRow],
+    params: GenerationParams,
+    *,
+    stops: Collection[int] | None = None,
+    live: bool = False,
+    prompt_logits: bool = False,
 ) -> list[Generated]:
     """Continue each row; the rows run as one left-padded batch.
 
     Only these parameters and the model's stop tokens count: a repetition penalty or minimum length
     that a checkpoint carries in its generation_config would change texts unrecorded.
 
+    Args:
+        model: The wrapped model.
+        rows: The prompts.
+        params: How to continue.
+        stops: Token ids that end an answer; None takes the model's.
+        live: Whether hooks watch: then the last token of each answer goes through the model too.
+        prompt_logits: Whether they watch the head: then every token of a prompt goes through it.
+
     Returns:
         Prompt and response tokens of each example. A stop token that the model wrote is the last
         response token; what a longer batch mate made after it is not there.
     """
-    check_params(params)
-    processors = LogitsProcessorList()
-    if params.temperature > 0:
-        processors.append(_SeededGumbel([row.id for row in rows], params))
-    stops = _stop_ids(hf, tokenizer)
-    output = _generate(
-        hf, rows, pad_id, stops=stops, steps=params.max_new_tokens, processors=processors
+    stops = _stop_ids(model.hf, model.tokenizer) if stops is None else stops
+    ends = _Ends([_Answer(stops, params.max_new_tokens) for _ in rows], one_more=live)
+    _generate(
+        model.hf,
+        rows,
+        model.pad_id,
+        steps=params.max_new_tokens + live,
+        ends=ends,
+        processors=samplers(rows, params),
+        prompt_logits=prompt_logits,
     )
-    new = output.sequences[:, -len(output.logits) :].cpu().numpy()
-    return [_finish(row, new[i], stops, tokenizer) for i, row in enumerate(rows)]
+    pairs = zip(rows, ends.answers, strict=True)
+    return [_finished(row, answer.token_ids, model.tokenizer) for row, answer in pairs]
+
+
+class _Answer:
+    """The new tokens of one row, and whether it has ended."""
+
+    def __init__(self, stops: Collection[int], limit: int) -> None:
+        self._stops = stops
+        self._limit = limit
+        self.token_ids: list[int] = []
+        self.ended = False
+
+    def add(self, token: int) -> None:
+        """The next token; what comes after the end is not the row's."""
+        if self.ended:
+            return
+        self.token_ids.append(token)
+        self.ended = token in self._stops or len(self.token_ids) == self._limit
+
+
+class _Ends(StoppingCriteria):
+    """Hands each row its new token and says which rows have ended.
+
+    Args:
+        answers: One a row.
+        one_more: Report an end one step late, so that the row's last token is an input once.
+    """
+
+    def __init__(self, answers: list[_Answer], *, one_more: bool) -> None:
+        self.answers = answers
+        self._one_more = one_more
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        before = [answer.ended for answer in self.answers]
+        for answer, token in zip(self.answers, input_ids[:, -1].tolist(), strict=True):
+            answer.add(token)
+        ended = before if self._one_more else [answer.ended for answer in self.answers]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 def generates_alike_in_batches(hf: Any, pad_id: int) -> bool:
@@ -133,8 +133,9 @@ def _generate(
     pad_id: int,
     *,
     steps: int,
-    stops: Collection[int] = (),
+    ends: StoppingCriteria | None = None,
     processors: LogitsProcessorList | None = None,
+    prompt_logits: bool = False,
 ) -> Any:
     ids, mask = Batch(tuple(rows), padding_side="left").padded(pad_id)
     device = hf.get_input_embeddings().weight.device
@@ -143,16 +144,18 @@ def _generate(
         num_beams=1,
         max_new_tokens=steps,
         pad_token_id=pad_id,
-        eos_token_id=sorted(stops) or None,
-        output_logits=True,
+        output_logits=ends is None,  # a probe compares them; elsewhere they only cost memory
         return_dict_in_generate=True,
     )
+    every = prompt_logits and "logits_to_keep" in inspect.signature(hf.forward).parameters
     with torch.no_grad(), evaluation_mode(hf), _generation_config(hf, config):
         return hf.generate(
             input_ids=torch.from_numpy(ids).to(device),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
             generation_config=config,
             logits_processor=processors or LogitsProcessorList(),
+            stopping_criteria=StoppingCriteriaList([] if ends is None else [ends]),
+            **({"logits_to_keep": 0} if every else {}),  # 0 keeps all; generate keeps the last
         )
 
 
@@ -181,14 +184,13 @@ def _stop_ids(hf: Any, tokenizer: Any) -> set[int]:
     return {int(stops)} if isinstance(stops, int) else {int(s) for s in stops}
 
 
-def _finish(row: TokenRow, new: Any, stops: set[int], tokenizer: Any) -> Generated:
-    end = next((i + 1 for i, token in enumerate(new) if int(token) in stops), len(new))
-    response = np.asarray(new[:end], dtype=np.int64)
+def _finished(row: TokenRow, answer: list[int], tokenizer: Any) -> Generated:
+    response = np.asarray(answer, dtype=np.int64)
     marks = np.asarray(getattr(tokenizer, "all_special_ids", None) or [], dtype=np.int64)
     full = TokenRow(
         row.id,
         np.concatenate([row.token_ids, response]),
-        np.concatenate([row.phase, np.full(end, RESPONSE, np.uint8)]),
+        np.concatenate([row.phase, np.full(len(response), RESPONSE, np.uint8)]),
         np.concatenate([row.special, np.isin(response, marks)]),
     )
     text = tokenizer.decode(response, skip_special_tokens=True) if tokenizer is not None else ""

@@ -7,7 +7,7 @@ buffer brings the batch to the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -142,12 +142,36 @@ class HFSession:
         whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
         return replace(whole, n_layers=self._model.n_layers)
 
+    def gather(
+        self, batch: Batch, tensors: Mapping[Site, torch.Tensor], starts: Sequence[int]
+    ) -> ActivationBatch:
+        """What ``run`` returns, from tensors that were recorded elsewhere.
+
+        Args:
+            batch: The examples.
+            tensors: ``[n, columns, d]`` of each site.
+            starts: The column of each example's first token.
+        """
+        spans, failures = _spans(batch, self._selection)
+        keep = [i for i, positions in enumerate(spans) if positions is not None]
+        arrays = {s: self._empty(s) for s in self._selection.sites}
+        if keep:
+            columns = next(iter(tensors.values())).shape[1]
+            kept = _plan_rows(spans, keep, columns, starts, self._model.device)
+            self._allocate(kept, len(keep))
+            for site, tensor in tensors.items():
+                self._store(kept, site, tensor)
+            arrays = _to_numpy(kept)
+        whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
+        return replace(whole, n_layers=self._model.n_layers)
+
     def _forward(
         self, batch: Batch, spans: list[Array | None], keep: list[int]
     ) -> dict[Site, Array]:
         ids, mask = batch.padded(self._model.pad_id)
         device = self._model.device
-        self._kept = _plan_rows(batch, spans, keep, ids.shape[1], device)
+        starts = mask.argmax(axis=1).tolist()
+        self._kept = _plan_rows(spans, keep, ids.shape[1], starts, device)
         self._kept.pending = set(self._taps)
         self._allocate(self._kept, len(keep))
         input_ids = torch.from_numpy(ids).to(device)
@@ -269,18 +293,21 @@ def _spans(
 
 
 def _plan_rows(
-    batch: Batch, spans: list[Array | None], keep: list[int], width: int, device: torch.device
+    spans: list[Array | None],
+    keep: list[int],
+    width: int,
+    starts: Sequence[int],
+    device: torch.device,
 ) -> _Kept:
     mask = np.zeros((len(keep), width), dtype=np.bool_)
     flat: list[Array] = []
     for place, index in enumerate(keep):
         positions = spans[index]
         assert positions is not None
-        shift = width - len(batch.rows[index]) if batch.padding_side == "left" else 0
-        mask[place, positions + shift] = True
-        flat.append(index * width + shift + positions)
+        mask[place, positions + starts[index]] = True
+        flat.append(index * width + starts[index] + positions)
     rows = torch.from_numpy(np.concatenate(flat).astype(np.int64)).to(device)
-    everyone = len(keep) == len(batch.rows)
+    everyone = len(keep) == len(spans)
     examples = None if everyone else torch.tensor(keep, dtype=torch.int64, device=device)
     return _Kept(rows, examples, torch.from_numpy(mask).to(device))
 
