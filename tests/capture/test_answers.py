@@ -21,7 +21,9 @@ def answered(model, dataset, tmp_path, name="r", *, span="all", strategy=None, *
     return runner.run(run_id=name)
 
 
-@pytest.mark.parametrize(("span", "strategy"), [("all", None), ("response", "mean"), ("last:7", None)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("span", "strategy"), [("all", None), ("response", "mean"), ("last:7", None)]
+)
 def test_live_runs_hold_what_replayed_runs_hold(model, text_of, tmp_path, span, strategy):
     texts = text_of(5, 12, 1, 9, 3, 12, 7)
     runs = [

@@ -16,6 +16,7 @@ from actscope.core.batching import length_sorted_batches
 from actscope.core.protocols import GenerationParams
 from actscope.core.sites import Site
 from actscope.core.spec import UnitPlan
+from actscope.core.text import Span
 
 __all__ = ["UNIT_OVERHEAD", "DryRun", "seconds_per_token"]
 
@@ -77,15 +78,16 @@ def seconds_per_token(
     """Time one batch of the plan, answers included, after a pass that warms up."""
     if not items:
         return None
-    rows = [with_answer(item.row, options) for item in items]
+    every = replace(extractor.selection, span=Span())  # what a span keeps costs next to nothing
+    rows = [with_answer(item.row, options, every.span) for item in items]
     places = length_sorted_batches(
         [len(row) for row in rows], batch_tokens=plan.batch_tokens, batch_size=plan.batch_size
     )[0]
     batch = Batch(tuple(rows[i] for i in places))
-    with extractor.opened():
-        extractor.extract(batch)
+    with extractor.model.open(every) as session:
+        session.run(batch)
         began = time.perf_counter()
-        extractor.extract(batch)
+        session.run(batch)
         taken = time.perf_counter() - began
     if options.generation is not None:
         steps = min(options.generation.max_new_tokens, 4)

@@ -142,9 +142,10 @@ def resolve(request: Request) -> Job:
 
 def _refuse_in_vain(request: Request) -> None:
     options, storage = request.options, request.storage
-    if request.extractor.selection.span.kind == "response" and options.generation is None:
+    kind = request.extractor.selection.span.kind
+    if kind in ("response", "think") and options.generation is None:
         raise BadInputError(
-            "the span is response, but there is no answer to take it from",
+            f"the span is {kind}, but there is no answer to take it from",
             next_step="--generate N answers the prompts (CaptureOptions(generation=...)), or "
             "choose another --span",
         )

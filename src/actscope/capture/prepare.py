@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -125,9 +125,7 @@ def truncated(row: TokenRow, limit: int, side: str) -> TokenRow:
     cut = slice(head, head + over) if side == "left" else slice(-tail - over, len(row) - tail)
     keep = np.ones(len(row), dtype=np.bool_)
     keep[cut] = False
-    return replace(
-        row, token_ids=row.token_ids[keep], phase=row.phase[keep], special=row.special[keep]
-    )
+    return row.take(keep)
 
 
 def _special_ends(special: Array) -> tuple[int, int]:

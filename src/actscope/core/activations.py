@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from actscope.core.arrays import Array, to_float32, to_torch
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.sites import MODULE_KIND, SITE_KINDS, Site, resolve_layer
+from actscope.core.spelling import Speller
 from actscope.core.text import PROMPT
 
 if TYPE_CHECKING:
@@ -39,17 +41,34 @@ class TokenRow:
     Attributes:
         id: The example's id.
         token_ids: ``[L]`` int64.
-        phase: ``[L]`` uint8, PROMPT or RESPONSE.
+        phase: ``[L]`` uint8, an index of ``PHASE_NAMES``: PROMPT, RESPONSE or THINK.
         special: ``[L]`` bool, true where the tokenizer calls the token special.
+        spelling: What the tokens spell, worked out when asked for; None where only ids are known.
     """
 
     id: str
     token_ids: npt.NDArray[np.int64]
     phase: npt.NDArray[np.uint8]
     special: npt.NDArray[np.bool_]
+    spelling: Speller | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def take(self, keep: npt.NDArray[np.bool_]) -> TokenRow:
+        """Some of the tokens.
+
+        Args:
+            keep: ``[L]``, true on those.
+        """
+        spelling = self.spelling
+        return replace(
+            self,
+            token_ids=self.token_ids[keep],
+            phase=self.phase[keep],
+            special=self.special[keep],
+            spelling=None if spelling is None else cache(lambda: spelling().take(keep)),
+        )
 
     @classmethod
     def from_ids(cls, identity: str, token_ids: Sequence[int] | Array) -> TokenRow:
@@ -161,7 +180,7 @@ class ActivationBatch:
         examples: One record an example.
         token_ids: All tokens of the examples, one after the other, int64.
         token_offsets: ``[n + 1]`` int64 into ``token_ids`` and ``phase``.
-        phase: uint8 per token, PROMPT or RESPONSE.
+        phase: uint8 per token: PROMPT, RESPONSE or THINK.
         pooled: Whether a strategy reduced tokens to one row an example.
         failures: Examples that could not be captured; they have no rows.
         n_layers: How many blocks the model has, 0 where unknown: what a negative layer counts from.

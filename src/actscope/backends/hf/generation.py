@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +20,20 @@ from transformers import (
 from actscope.backends.hf.resolve import probe_ids
 from actscope.backends.hf.sampling import samplers
 from actscope.backends.hf.trace import evaluation_mode
+from actscope.backends.hf.unfolding import offsets_of_ids
 from actscope.core.activations import Batch, TokenRow
+from actscope.core.arrays import Array
 from actscope.core.protocols import Generated, GenerationParams
+from actscope.core.spelling import ROLES, Speller, Spelling
 from actscope.core.text import RESPONSE
 
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
 
 __all__ = ["generate_rows", "generates_alike_in_batches"]
+
+_CONTEXT = 8
+"""So many tokens before an answer tell how its first one is spelled, such as with a space."""
 
 
 def generate_rows(
@@ -187,11 +194,29 @@ def _stop_ids(hf: Any, tokenizer: Any) -> set[int]:
 def _finished(row: TokenRow, answer: list[int], tokenizer: Any) -> Generated:
     response = np.asarray(answer, dtype=np.int64)
     marks = np.asarray(getattr(tokenizer, "all_special_ids", None) or [], dtype=np.int64)
+    special = np.isin(response, marks)
     full = TokenRow(
         row.id,
         np.concatenate([row.token_ids, response]),
         np.concatenate([row.phase, np.full(len(response), RESPONSE, np.uint8)]),
-        np.concatenate([row.special, np.isin(response, marks)]),
+        np.concatenate([row.special, special]),
+        _spelled_on(row, response, special, tokenizer),
     )
     text = tokenizer.decode(response, skip_special_tokens=True) if tokenizer is not None else ""
     return Generated(full, text)
+
+
+def _spelled_on(row: TokenRow, response: Array, special: Array, tokenizer: Any) -> Speller | None:
+    """What prompt and answer spell together; in a conversation the answer is the assistant's."""
+    spelling = row.spelling
+    if spelling is None:
+        return None
+
+    def whole() -> Spelling:
+        before = spelling()
+        ids = [int(i) for i in response]
+        text, offsets = offsets_of_ids(tokenizer, ids, row.token_ids[-_CONTEXT:].tolist())
+        role = 0 if before.no_roles else ROLES.index("assistant")
+        return before.extended(text, offsets, np.where(special, 0, role))
+
+    return cache(whole)

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["answer_capture", "generate_live", "live_tolerance"]
 
-_PROMPT_SPANS = ("prompt",)
-_ANSWER_SPANS = ("response",)
+_PROMPT_SPANS = ("prompt", "answer", "system", "user")
+_ANSWER_SPANS = ("response", "think")
 _SHORT, _LONG, _NEW = 3, 24, 12
 """Prompt tokens of the two rows of the check, and how many tokens are decoded after them."""
 

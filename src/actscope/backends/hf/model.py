@@ -24,7 +24,7 @@ from actscope.backends.hf.identity import (
 )
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
 from actscope.backends.hf.session import HFSession
-from actscope.backends.hf.tokens import encode_example
+from actscope.backends.hf.tokens import check_text_span, encode_example
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
 from actscope.core.batching import length_sorted_batches
@@ -243,6 +243,7 @@ class HFModel(Answering):
     def open(self, selection: Selection) -> HFSession:
         """Hooks for a selection; a context that removes them whatever happens."""
         selection.strategy.check(self)
+        check_text_span(self.tokenizer, selection.span)
         if selection.strategy.name == "pooler" and self._map.statuses[Site("pooler")].verified:
             check_pooler_sites(selection.sites)
         if selection.strategy.name == "cls" and self.cls_token_id is not None:
