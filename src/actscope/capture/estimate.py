@@ -62,7 +62,7 @@ class Counts:
     """What a range holds.
 
     Attributes:
-        examples: Examples that can be captured.
+        examples: Examples that can be captured, each sample of a prompt by itself.
         tokens: Their tokens, prompt and (at most) response.
         rows: Kept tokens.
         units: Units they make.
@@ -179,7 +179,7 @@ def measure_rows(
     if items:
         shortest = min(items, key=lambda item: len(item.row))
         if options.generation is not None:  # a model that cannot answer says so here
-            one = replace(options.generation, max_new_tokens=1)
+            one = replace(options.generation, max_new_tokens=1, n=1)
             extractor.model.generate_rows([shortest.row], one)
         every = replace(extractor.selection, span=Span())
         with extractor.model.open(every) as session:
@@ -216,8 +216,10 @@ def mean_footprint(
     span = extractor.selection.span
     kept = sum(rows_at_most(item.row, options, span) for item in items) / len(items)
     answer = options.generation.max_new_tokens if options.generation else 0
+    samples = options.generation.n if options.generation else 1
     tokens = sum(len(item.row) for item in items) / len(items) + 4 * answer
-    return Footprint(tokens, kept * sum(cost.per_row.values()) + sum(cost.per_example.values()))
+    size = kept * sum(cost.per_row.values()) + sum(cost.per_example.values())
+    return Footprint(samples * tokens, samples * size)
 
 
 def count(
@@ -234,6 +236,7 @@ def count(
     total = Counts()
     span = extractor.selection.span
     answer = options.generation.max_new_tokens if options.generation else 0
+    samples = options.generation.n if options.generation else 1
     for start, stop in ranges:
         total.units += 1
         for index, example in enumerate(source.examples(start, stop), start):
@@ -245,10 +248,10 @@ def count(
                     raise
                 total.failures[error.kind] += 1
                 continue
-            total.examples += 1
-            total.tokens += len(item.row) + answer
-            total.rows += rows
-            total.record_bytes += _record_bytes(extractor, item, options)
+            total.examples += samples
+            total.tokens += samples * (len(item.row) + answer)
+            total.rows += samples * rows
+            total.record_bytes += samples * _record_bytes(extractor, item, options)
     return total
 
 

@@ -81,6 +81,7 @@ class UnitWorker:
         model = self._extractor.model
         examples = list(self._source.examples(start, stop))
         items, failures = prepare_all(model, self._options, examples, start)
+        unprepared = len(failures)
         answered = self._answered(items)
         failures += answered.failures + [_out_of_memory(item) for item in answered.lost]
         items, parts, order = answered.items, answered.parts, answered.order
@@ -88,7 +89,7 @@ class UnitWorker:
             items, empty = self._with_span(items)
             parts, order, lost = self._run(items, answered.halved)
             failures += empty + [_out_of_memory(item) for item in lost]
-        self._progress.advanced(len(failures), 0)
+        self._progress.advanced(len(failures) + unprepared * (self._samples - 1), 0)
         batch = self._assemble(parts, order, items, failures)
         metadata: dict[str, Any] = {
             "start": start,
@@ -109,11 +110,17 @@ class UnitWorker:
             return None
         return self._extractor.model.answer_capture(params, self._extractor.selection)
 
+    @property
+    def _samples(self) -> int:
+        """Rows that each prompt becomes."""
+        return self._options.generation.n if self._options.generation else 1
+
     def _answered(self, items: list[Prepared]) -> Answered:
         """The prompts with their answers, and with activations where those are taken live."""
         params, how = self._options.generation, self._capture_of_answers
         if params is None or how is None or not items:
             return Answered(items)
+        items = [replace(i, row=row) for i in items for row in i.row.samples(params.n)]
         return answer_all(
             self._extractor.model,
             params,

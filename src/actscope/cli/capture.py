@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class CaptureArguments:
     top_p: float
     top_k: int
     seed: int
+    stop: tuple[str, ...]
+    samples: int
     live: bool | None
     out: Path | None
     store: str
@@ -111,6 +114,19 @@ _ANSWER_OPTIONS = (
     click.option("--top-p", type=float, default=1.0, show_default=True),
     click.option("--top-k", type=int, default=0, show_default=True, help="0 takes every token."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seeds every example."),
+    click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        help=r"End an answer before this text; repeatable. \n and \t are a line end and a tab.",
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Answers to each prompt, called ID#0, ID#1, ...",
+    ),
     click.option(
         "--live/--replay",
         default=None,
@@ -206,7 +222,9 @@ def _refuse_idle(ctx: click.Context, arguments: CaptureArguments) -> None:
     if arguments.prompt and arguments.source is None:
         needs["--source"] = ("text_field", "id_field")
     if arguments.generate is None:
-        needs["--generate"] = ("temperature", "top_p", "top_k", "seed", "live")
+        needs["--generate"] = (
+            "temperature", "top_p", "top_k", "seed", "stop", "samples", "live",
+        )  # fmt: skip
     if not _has_bare_layer_site(arguments.sites):
         needs["a bare site such as resid_post in --sites"] = ("layers",)
     for needed, names in needs.items():
@@ -334,7 +352,22 @@ def _generation(arguments: CaptureArguments) -> GenerationParams | None:
 
     a = arguments
     capture = "auto" if a.live is None else "live" if a.live else "replay"
-    return GenerationParams(a.generate or 1, a.temperature, a.top_p, a.top_k, a.seed, capture)
+    return GenerationParams(
+        a.generate or 1,
+        a.temperature,
+        a.top_p,
+        a.top_k,
+        a.seed,
+        tuple(_unescaped(text) for text in a.stop),
+        a.samples,
+        capture,
+    )
+
+
+def _unescaped(text: str) -> str:
+    r"""``\n``, ``\t`` and ``\\`` as what they stand for: a shell makes them hard to write."""
+    marks = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+    return re.sub(r"\\[nt\\]", lambda found: marks[found[0]], text)
 
 
 COMMAND = capture

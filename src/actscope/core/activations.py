@@ -44,6 +44,7 @@ class TokenRow:
         phase: ``[L]`` uint8, an index of ``PHASE_NAMES``: PROMPT, RESPONSE or THINK.
         special: ``[L]`` bool, true where the tokenizer calls the token special.
         spelling: What the tokens spell, worked out when asked for; None where only ids are known.
+        noise: What its sampling is seeded by, besides the seed; its id where this is empty.
     """
 
     id: str
@@ -51,9 +52,20 @@ class TokenRow:
     phase: npt.NDArray[np.uint8]
     special: npt.NDArray[np.bool_]
     spelling: Speller | None = None
+    noise: str = ""
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def samples(self, n: int) -> list[TokenRow]:
+        """The prompt for n answers: itself, or ``ID#0`` ... with noise of their own.
+
+        The first has the noise of the prompt alone.
+        """
+        if n == 1:
+            return [self]
+        noises = [self.id, *(f"{self.id}\0{k}" for k in range(1, n))]
+        return [replace(self, id=f"{self.id}#{k}", noise=noise) for k, noise in enumerate(noises)]
 
     def take(self, keep: npt.NDArray[np.bool_]) -> TokenRow:
         """Some of the tokens.

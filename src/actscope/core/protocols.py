@@ -13,11 +13,11 @@ cli/         COMMAND    a click command; the verb is the file's stem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
 from actscope.core.errors import BadInputError, UnknownNameError
@@ -37,6 +37,7 @@ __all__ = [
     "Generated",
     "GenerationParams",
     "LayerSelector",
+    "Listener",
     "ModelBackend",
     "RunWriter",
     "Selection",
@@ -173,6 +174,10 @@ class GenerationParams:
         top_p: The smallest set of tokens with so much probability; 1 takes all.
         top_k: So many most probable tokens; 0 takes all.
         seed: Seeds every example, together with its id.
+        stop: Texts that end an answer. They are found across the borders of tokens; the text ends
+            before the stop string, the rows with the token that completed it.
+        n: Answers to each prompt, each sampled by itself. With more than one they are called
+            ``ID#0``, ``ID#1``, ...; the first is the answer that there would be alone.
         capture: ``live`` takes activations while the answer is decoded, ``replay`` in one pass over
             prompt and answer afterwards, ``auto`` is live where the model's cache allows it.
 
@@ -185,9 +190,14 @@ class GenerationParams:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    n: int = 1
     capture: str = "auto"
 
     def __post_init__(self) -> None:
+        given = cast("str | Iterable[str]", self.stop)
+        stop = (given,) if isinstance(given, str) else tuple(given)
+        object.__setattr__(self, "stop", stop)
         if self.max_new_tokens < 1:
             raise BadInputError("max_new_tokens must be at least 1", got=self.max_new_tokens)
         if self.temperature < 0:
@@ -201,6 +211,15 @@ class GenerationParams:
         if self.top_k < 0:
             raise BadInputError(
                 "top_k must not be negative", got=self.top_k, expected="0 for every token"
+            )
+        if not all(isinstance(cast("object", s), str) and s for s in stop):
+            raise BadInputError("a stop string must be a text that is not empty", got=list(stop))
+        if self.n < 1:
+            raise BadInputError("n must be at least 1", got=self.n)
+        if self.n > 1 and self.temperature == 0:
+            raise BadInputError(
+                f"greedy answers are all the same: {self.n} of them are one",
+                next_step="sample with a temperature above 0, or ask for n=1 (--samples 1)",
             )
         if self.capture not in CAPTURE_MODES:
             raise UnknownNameError("way to capture answers", self.capture, CAPTURE_MODES)
@@ -225,6 +244,10 @@ class Generated:
 
     row: TokenRow
     text: str
+
+
+Listener = Callable[[str, int, str], None]
+"""Told example id, token id and the text that the token made certain, token by token."""
 
 
 class CaptureSession(Protocol):

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from actscope.backends.hf.generation import generate_rows, generates_alike_in_batches
 from actscope.backends.hf.live import answer_capture, generate_live
 from actscope.core.activations import ActivationBatch, TokenRow
 from actscope.core.batching import length_sorted_batches
-from actscope.core.errors import BadInputError, ExampleError
+from actscope.core.errors import BadInputError, ExampleError, UnknownNameError
 from actscope.core.protocols import (
     AnswerCapture,
     Generated,
     GenerationParams,
+    Listener,
     Selection,
     Strategy,
 )
@@ -26,7 +27,7 @@ from actscope.strategies import as_strategy
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
 
-__all__ = ["Answering", "Generation"]
+__all__ = ["AnswerOptions", "Answering", "Generation"]
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,46 @@ class Generation:
     capture: AnswerCapture | None = None
 
 
+class AnswerOptions(TypedDict, total=False):
+    """What may be said to ``generate`` by name.
+
+    Attributes:
+        top_p: The smallest set of tokens with so much probability; 1 (the default) takes all.
+        top_k: So many most probable tokens; 0 (the default) takes all.
+        stop: Texts that end an answer, special tokens' included, found across the borders of
+            tokens. The text ends before it, the rows with the token that completed it.
+        n: Answers to each prompt, called ``ID#0``, ``ID#1``, ... where there are several; each has
+            its own seed, and the first is the answer that there would be alone.
+        chat: Whether each text becomes a user turn of the chat template.
+        strategy: As for ``capture``.
+        span: As for ``capture``.
+        capture: ``live`` while decoding, ``replay`` in one teacher-forced pass over prompt and
+            response, or ``auto`` (the default): live where that was verified to give the same.
+        batch_tokens: Padded tokens of a batch, answers included; 4096 by default.
+        on_token: Called with example id, token id and a piece of text for each new token of each
+            row, in order. Pieces are whole characters, hold back what may become a stop string, and
+            join to the text. What it raises ends the generation.
+    """
+
+    top_p: float
+    top_k: int
+    stop: str | Sequence[str]
+    n: int
+    chat: bool
+    strategy: str | Strategy | Callable[..., Any] | None
+    span: str | Span
+    capture: str
+    batch_tokens: int
+    on_token: Listener | None
+
+
+_OF_PARAMS = ("top_p", "top_k", "stop", "n", "capture")
+
+
 class Answering:
     """The half of an ``HFModel`` that answers prompts."""
 
-    def generate(  # noqa: PLR0913 - the widest call of the door; all but the prompts is optional
+    def generate(
         self,
         prompts: object,
         max_new_tokens: int = 50,
@@ -57,14 +94,7 @@ class Answering:
         seed: int = 0,
         sites: str | Sequence[str | Site] | None = None,
         layers: str | int | Iterable[int] | None = "all",
-        *,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        chat: bool = False,
-        strategy: str | Strategy | Callable[..., Any] | None = None,
-        span: str | Span = "all",
-        capture: str = "auto",
-        batch_tokens: int = 4096,
+        **options: Unpack[AnswerOptions],
     ) -> Generation:
         """Continue prompts, and capture every token of prompt and response if sites are given.
 
@@ -75,30 +105,33 @@ class Answering:
             seed: Seeds every example by itself (with its id): its text does not depend on others.
             sites: What to capture.
             layers: As for ``capture``.
-            top_p: The smallest set of tokens with so much probability; 1 takes all.
-            top_k: So many most probable tokens; 0 takes all.
-            chat: Whether each text becomes a user turn of the chat template.
-            strategy: As for ``capture``.
-            span: As for ``capture``.
-            capture: ``live`` while decoding, ``replay`` in one teacher-forced pass over prompt and
-                response, or ``auto``: live where decoding was verified to give the same values.
-            batch_tokens: Padded tokens of a batch, answers included.
+            options: See ``AnswerOptions``: ``top_p``, ``top_k``, ``stop``, ``n``, ``chat``,
+                ``strategy``, ``span``, ``capture``, ``batch_tokens``, ``on_token``.
 
         Raises:
             BadInputError: a parameter without meaning, a model that cannot generate or has no room.
+            UnknownNameError: no such option.
             ExampleError: an example has no tokens, none in the span, or too many.
         """
         model = self._model
-        params = GenerationParams(max_new_tokens, temperature, top_p, top_k, seed, capture)
-        rows = [model.checked(model.encode(e, chat=chat)) for e in as_examples(prompts)]
+        for name in options:
+            if name not in AnswerOptions.__annotations__:
+                raise UnknownNameError("option of generate", name, AnswerOptions.__annotations__)
+        named = {k: v for k, v in options.items() if k in _OF_PARAMS}
+        params = GenerationParams(max_new_tokens, temperature, seed=seed, **cast("Any", named))
+        chat = options.get("chat", False)
+        prompt_rows = [model.checked(model.encode(e, chat=chat)) for e in as_examples(prompts)]
+        rows = [sample for row in prompt_rows for sample in row.samples(params.n)]
         if not rows:
             raise BadInputError("there is nothing to generate from: no prompts")
         selection = None
         if sites is not None:
+            strategy, span = options.get("strategy"), options.get("span", "all")
             kept = model.expand(sites, layers)
             selection = Selection(kept, as_strategy(strategy), Span.parse(span))
             model.open(selection)  # refuses what this model does not have, before it answers
-        return _answer(model, rows, params, selection, batch_tokens)
+        budget = options.get("batch_tokens", 4096)
+        return _answer(model, rows, params, selection, budget, options.get("on_token"))
 
     def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
         """Continue each row: all in one batch, or one by one where the model mixes batch mates.
@@ -143,6 +176,7 @@ def _answer(
     params: GenerationParams,
     selection: Selection | None,
     batch_tokens: int,
+    listener: Listener | None,
 ) -> Generation:
     """Continue prompts in batches of a token budget, and capture what is selected.
 
@@ -161,10 +195,10 @@ def _answer(
     for places in plan:
         some = [rows[i] for i in places]
         if live and selection is not None:
-            answers, part = _continue_rows_live(model, some, params, selection)
+            answers, part = _continue_rows_live(model, some, params, selection, listener)
             parts.append(_refuse_failures(part))
         else:
-            answers = _continue_rows(model, some, params)
+            answers = _continue_rows(model, some, params, listener)
         made.update(zip(places, answers, strict=True))
     ordered = [made[i] for i in range(len(rows))]
     full = [one.row for one in ordered]
@@ -177,7 +211,10 @@ def _answer(
 
 
 def _continue_rows(
-    model: HFModel, rows: Sequence[TokenRow], params: GenerationParams
+    model: HFModel,
+    rows: Sequence[TokenRow],
+    params: GenerationParams,
+    listener: Listener | None = None,
 ) -> list[Generated]:
     """Continue rows: as one batch, or one by one where the model mixes batch mates.
 
@@ -185,11 +222,18 @@ def _continue_rows(
         BadInputError: the model cannot generate, or not so many tokens.
     """
     _check_room(model, rows, params)
-    return [one for group in _groups(model, rows) for one in generate_rows(model, group, params)]
+    made: list[Generated] = []
+    for group in _groups(model, rows):
+        made += generate_rows(model, group, params, listener=listener)
+    return made
 
 
 def _continue_rows_live(
-    model: HFModel, rows: Sequence[TokenRow], params: GenerationParams, selection: Selection
+    model: HFModel,
+    rows: Sequence[TokenRow],
+    params: GenerationParams,
+    selection: Selection,
+    listener: Listener | None = None,
 ) -> tuple[list[Generated], ActivationBatch]:
     """The same, with activations; see ``BackendModel.generate_live``."""
     _check_room(model, rows, params)
@@ -197,7 +241,7 @@ def _continue_rows_live(
     made: list[Generated] = []
     parts: list[ActivationBatch] = []
     for group in _groups(model, rows):
-        answers, part = generate_live(model, group, params, selection, taps)
+        answers, part = generate_live(model, group, params, selection, taps, listener=listener)
         made += answers
         parts.append(part)
     if len(parts) == 1:
@@ -218,6 +262,12 @@ def _check_room(model: HFModel, rows: Sequence[TokenRow], params: GenerationPara
         raise BadInputError(
             f"{model.identity.name} ({model.identity.model_type}) cannot generate",
             expected="a causal language model with a head",
+        )
+    if params.stop and model.tokenizer is None:
+        raise BadInputError(
+            "stop strings need a tokenizer, and the model has none",
+            got=list(params.stop),
+            next_step="wrap_model(hf_model, tokenizer), or leave stop out",
         )
     longest = max(len(row) for row in rows)
     if model.context_length and longest + params.max_new_tokens > model.context_length:

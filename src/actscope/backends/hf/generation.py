@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,14 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from actscope.backends.hf.answer_text import AnswerText, text_of
 from actscope.backends.hf.resolve import probe_ids
 from actscope.backends.hf.sampling import samplers
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.backends.hf.unfolding import offsets_of_ids
 from actscope.core.activations import Batch, TokenRow
 from actscope.core.arrays import Array
-from actscope.core.protocols import Generated, GenerationParams
+from actscope.core.protocols import Generated, GenerationParams, Listener
 from actscope.core.spelling import ROLES, Speller, Spelling
 from actscope.core.text import RESPONSE
 
@@ -42,6 +44,7 @@ def generate_rows(
     params: GenerationParams,
     *,
     stops: Collection[int] | None = None,
+    listener: Listener | None = None,
     live: bool = False,
     prompt_logits: bool = False,
 ) -> list[Generated]:
@@ -55,6 +58,7 @@ def generate_rows(
         rows: The prompts.
         params: How to continue.
         stops: Token ids that end an answer; None takes the model's.
+        listener: Told every new token.
         live: Whether hooks watch: then the last token of each answer goes through the model too.
         prompt_logits: Whether they watch the head: then every token of a prompt goes through it.
 
@@ -63,7 +67,8 @@ def generate_rows(
         response token; what a longer batch mate made after it is not there.
     """
     stops = _stop_ids(model.hf, model.tokenizer) if stops is None else stops
-    ends = _Ends([_Answer(stops, params.max_new_tokens) for _ in rows], one_more=live)
+    answers = [_Answer(row, model.tokenizer, params, stops, listener) for row in rows]
+    ends = _Ends(answers, one_more=live)
     _generate(
         model.hf,
         rows,
@@ -73,25 +78,59 @@ def generate_rows(
         processors=samplers(rows, params),
         prompt_logits=prompt_logits,
     )
-    pairs = zip(rows, ends.answers, strict=True)
-    return [_finished(row, answer.token_ids, model.tokenizer) for row, answer in pairs]
+    return [answer.generated() for answer in answers]
 
 
 class _Answer:
     """The new tokens of one row, and whether it has ended."""
 
-    def __init__(self, stops: Collection[int], limit: int) -> None:
+    def __init__(
+        self,
+        row: TokenRow,
+        tokenizer: Any,
+        params: GenerationParams,
+        stops: Collection[int],
+        listener: Listener | None,
+    ) -> None:
+        self._row = row
+        self._tokenizer = tokenizer
+        self._limit = params.max_new_tokens
         self._stops = stops
-        self._limit = limit
-        self.token_ids: list[int] = []
+        self._listener = listener
+        watched = tokenizer is not None and (params.stop or listener is not None)
+        self._text = AnswerText(tokenizer, params.stop) if watched else None
+        self._ids: list[int] = []
         self.ended = False
 
     def add(self, token: int) -> None:
         """The next token; what comes after the end is not the row's."""
         if self.ended:
             return
-        self.token_ids.append(token)
-        self.ended = token in self._stops or len(self.token_ids) == self._limit
+        self._ids.append(token)
+        self.ended = token in self._stops or len(self._ids) == self._limit
+        piece = ""
+        if self._text is not None:
+            piece = self._text.add(token, last=self.ended)
+            self.ended = self.ended or self._text.stopped
+        if self._listener is not None:
+            self._listener(self._row.id, token, piece)
+
+    def generated(self) -> Generated:
+        """Prompt and answer."""
+        row, tokenizer = self._row, self._tokenizer
+        response = np.asarray(self._ids, dtype=np.int64)
+        marks = np.asarray(getattr(tokenizer, "all_special_ids", None) or [], dtype=np.int64)
+        special = np.isin(response, marks)
+        full = replace(
+            row,
+            token_ids=np.concatenate([row.token_ids, response]),
+            phase=np.concatenate([row.phase, np.full(len(response), RESPONSE, np.uint8)]),
+            special=np.concatenate([row.special, special]),
+            spelling=_spelled_on(row, response, special, tokenizer),
+        )
+        if self._text is not None:
+            return Generated(full, self._text.text)
+        return Generated(full, "" if tokenizer is None else text_of(tokenizer, self._ids))
 
 
 class _Ends(StoppingCriteria):
@@ -103,14 +142,14 @@ class _Ends(StoppingCriteria):
     """
 
     def __init__(self, answers: list[_Answer], *, one_more: bool) -> None:
-        self.answers = answers
+        self._answers = answers
         self._one_more = one_more
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        before = [answer.ended for answer in self.answers]
-        for answer, token in zip(self.answers, input_ids[:, -1].tolist(), strict=True):
+        before = [answer.ended for answer in self._answers]
+        for answer, token in zip(self._answers, input_ids[:, -1].tolist(), strict=True):
             answer.add(token)
-        ended = before if self._one_more else [answer.ended for answer in self.answers]
+        ended = before if self._one_more else [answer.ended for answer in self._answers]
         return torch.tensor(ended, device=input_ids.device)
 
 
@@ -189,21 +228,6 @@ def _stop_ids(hf: Any, tokenizer: Any) -> set[int]:
     if stops is None:
         return set()
     return {int(stops)} if isinstance(stops, int) else {int(s) for s in stops}
-
-
-def _finished(row: TokenRow, answer: list[int], tokenizer: Any) -> Generated:
-    response = np.asarray(answer, dtype=np.int64)
-    marks = np.asarray(getattr(tokenizer, "all_special_ids", None) or [], dtype=np.int64)
-    special = np.isin(response, marks)
-    full = TokenRow(
-        row.id,
-        np.concatenate([row.token_ids, response]),
-        np.concatenate([row.phase, np.full(len(response), RESPONSE, np.uint8)]),
-        np.concatenate([row.special, special]),
-        _spelled_on(row, response, special, tokenizer),
-    )
-    text = tokenizer.decode(response, skip_special_tokens=True) if tokenizer is not None else ""
-    return Generated(full, text)
 
 
 def _spelled_on(row: TokenRow, response: Array, special: Array, tokenizer: Any) -> Speller | None:

@@ -31,7 +31,7 @@ def samplers(rows: Sequence[TokenRow], params: GenerationParams) -> LogitsProces
     """What is done to logits so that the largest one is the draw; nothing where it is greedy."""
     if params.temperature == 0:
         return LogitsProcessorList()
-    return LogitsProcessorList([_SeededGumbel([row.id for row in rows], params)])
+    return LogitsProcessorList([_SeededGumbel([row.noise or row.id for row in rows], params)])
 
 
 class _SeededGumbel(LogitsProcessor):
