@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import StoppingCriteriaList, StopStringCriteria
 
 from actscope import Example, Message, load_model, wrap_model
-from actscope.backends.hf.answer_text import AnswerText, text_of
+from actscope.backends.hf.answer_text import AnswerText, said_by
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.protocols import GenerationParams
 from actscope.core.text import RESPONSE
@@ -88,7 +88,7 @@ def test_rows_keep_the_token_that_completes_the_stop_string_and_the_text_does_no
 def test_a_stop_string_may_be_a_special_token() -> None:
     answer = AnswerText(BYTES, ["<u>"])
     ids = [*BYTES("hi", add_special_tokens=False)["input_ids"], 2]
-    assert "".join(answer.add(i, last=False) for i in ids) == "hi"
+    assert "".join(answer.add(i, last=False).text for i in ids) == "hi"
     assert answer.stopped
 
 
@@ -120,16 +120,16 @@ def test_stop_strings_against_looking_at_the_whole_text_after_each_token(
     answer = AnswerText(BYTES, stop)
     pieces: list[str] = []
     for place, token in enumerate(ids):
-        pieces.append(answer.add(token, last=last and place == len(ids) - 1))
+        pieces.append(answer.add(token, last=last and place == len(ids) - 1).text)
         so_far = BYTES.decode(ids[: place + 1])
         found = [so_far.find(s) for s in stop if s in so_far]
         assert answer.stopped == bool(found)
         if found:
-            assert "".join(pieces) == answer.text == text[: min(found)]
+            assert "".join(pieces) == answer.whole.text == text[: min(found)]
             return
         assert so_far.startswith("".join(pieces))
     if last:
-        assert "".join(pieces) == answer.text == text
+        assert "".join(pieces) == answer.whole.text == text
     else:  # what is held back is the beginning of a stop string, and no more
         rest = text[len("".join(pieces)) :]
         assert not rest or any(s.startswith(rest) for s in stop)
@@ -264,9 +264,9 @@ def test_pieces_are_whole_characters(text: str) -> None:
         except UnicodeEncodeError:
             continue
         answer = AnswerText(tokenizer)
-        pieces = [answer.add(t, last=i == len(ids) - 1) for i, t in enumerate(ids)]
+        pieces = [answer.add(t, last=i == len(ids) - 1).text for i, t in enumerate(ids)]
         whole = tokenizer.decode(ids, skip_special_tokens=True)
-        assert "".join(pieces) == whole == text_of(tokenizer, ids)
+        assert "".join(pieces) == whole == said_by(tokenizer, ids, thinking=False)[0].text
         assert sum(p.count("\ufffd") for p in pieces) == whole.count("\ufffd")
 
 

@@ -95,7 +95,9 @@ def answer_all(
                 continue
             answers, part = made
             for place, one in zip(places, answers, strict=True):
-                found.items[place] = replace(items[place], row=one.row, response=one.text)
+                found.items[place] = replace(
+                    items[place], row=one.row, response=one.text, thought=one.thought
+                )
             if part is not None:
                 found.take(places, part)
                 advanced(len(part), int(part.token_offsets[-1]))

@@ -26,7 +26,8 @@ class Prepared:
         example: What came from the source.
         row: Its tokens.
         note: What was done to it.
-        response: The generated text, once there is one.
+        response: The generated answer, once there is one.
+        thought: The reasoning before it.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Prepared:
     row: TokenRow
     note: str = ""
     response: str | None = None
+    thought: str | None = None
 
 
 def prompt_limit(model: BackendModel, options: CaptureOptions) -> int | None:
@@ -149,6 +151,7 @@ def example_record(model: BackendModel, item: Prepared, options: CaptureOptions)
         n_prompt_tokens=prompt_tokens,
         text=_prompt_text(model, item, options, prompt_tokens) if options.keep_text else None,
         response=item.response if options.keep_text else None,
+        thought=item.thought if options.keep_text else None,
         metadata=metadata,
         note=item.note,
     )

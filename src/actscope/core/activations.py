@@ -139,7 +139,8 @@ class ExampleRecord:
         n_tokens: Tokens that went through the model.
         n_prompt_tokens: How many of them are prompt.
         text: The prompt as it was tokenised (None where text is not kept).
-        response: The generated text (None without generation).
+        response: The generated answer (None without generation).
+        thought: The reasoning before it, empty where there is none (None without generation).
         metadata: What came with the example.
         note: What was done to it, such as ``truncated 12 tokens on the left``.
     """
@@ -152,6 +153,7 @@ class ExampleRecord:
     response: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     note: str = ""
+    thought: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for JSON."""

@@ -38,6 +38,7 @@ __all__ = [
     "GenerationParams",
     "LayerSelector",
     "Listener",
+    "Listeners",
     "ModelBackend",
     "RunWriter",
     "Selection",
@@ -240,14 +241,34 @@ class AnswerCapture:
 
 @dataclass(frozen=True)
 class Generated:
-    """Prompt and continuation of one example: ``row.phase`` tells them apart."""
+    """Prompt and continuation of one example: ``row.phase`` tells them apart.
+
+    Attributes:
+        row: Prompt, reasoning and answer.
+        text: The answer.
+        thought: The reasoning, between ``<think>`` and ``</think>``; empty where there is none.
+    """
 
     row: TokenRow
     text: str
+    thought: str = ""
 
 
 Listener = Callable[[str, int, str], None]
 """Told example id, token id and the text that the token made certain, token by token."""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told what is generated while it is.
+
+    Attributes:
+        token: Told every new token; the pieces of an example join to its answer.
+        thought: Told the tokens that make reasoning certain; the pieces join to the reasoning.
+    """
+
+    token: Listener | None = None
+    thought: Listener | None = None
 
 
 class CaptureSession(Protocol):

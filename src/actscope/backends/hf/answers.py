@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
@@ -17,6 +17,7 @@ from actscope.core.protocols import (
     Generated,
     GenerationParams,
     Listener,
+    Listeners,
     Selection,
     Strategy,
 )
@@ -35,16 +36,19 @@ class Generation:
     """Answers, and their activations where sites were asked for.
 
     Attributes:
-        texts: The generated text of each prompt.
-        rows: Prompt and response tokens of each; ``row.phase`` tells them apart.
+        texts: The answer to each prompt, exactly as it follows the reasoning.
+        rows: Prompt, reasoning and answer of each; ``row.phase`` tells them apart.
         activations: Row i is token i, prompt and response alike; None without sites.
         capture: How the activations were taken, and why so; None without sites.
+        thoughts: The reasoning before each answer, between ``<think>`` and ``</think>``; empty
+            where there is none. Reasoning that was never closed leaves no answer.
     """
 
     texts: list[str]
     rows: list[TokenRow]
     activations: ActivationBatch | None
     capture: AnswerCapture | None = None
+    thoughts: list[str] = field(default_factory=list[str])
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -64,8 +68,10 @@ class AnswerOptions(TypedDict, total=False):
             response, or ``auto`` (the default): live where that was verified to give the same.
         batch_tokens: Padded tokens of a batch, answers included; 4096 by default.
         on_token: Called with example id, token id and a piece of text for each new token of each
-            row, in order. Pieces are whole characters, hold back what may become a stop string, and
-            join to the text. What it raises ends the generation.
+            row, in order. Pieces are whole characters, hold back what may become a stop string or a
+            tag, and join to the answer. What it raises ends the generation.
+        on_thought: The same for pieces of reasoning, where a token makes one certain; they join to
+            the reasoning.
     """
 
     top_p: float
@@ -78,6 +84,7 @@ class AnswerOptions(TypedDict, total=False):
     capture: str
     batch_tokens: int
     on_token: Listener | None
+    on_thought: Listener | None
 
 
 _OF_PARAMS = ("top_p", "top_k", "stop", "n", "capture")
@@ -106,7 +113,8 @@ class Answering:
             sites: What to capture.
             layers: As for ``capture``.
             options: See ``AnswerOptions``: ``top_p``, ``top_k``, ``stop``, ``n``, ``chat``,
-                ``strategy``, ``span``, ``capture``, ``batch_tokens``, ``on_token``.
+                ``strategy``, ``span``, ``capture``, ``batch_tokens``, ``on_token``,
+                ``on_thought``.
 
         Raises:
             BadInputError: a parameter without meaning, a model that cannot generate or has no room.
@@ -130,8 +138,10 @@ class Answering:
             kept = model.expand(sites, layers)
             selection = Selection(kept, as_strategy(strategy), Span.parse(span))
             model.open(selection)  # refuses what this model does not have, before it answers
+        told = (options.get("on_token"), options.get("on_thought"))
+        listeners = Listeners(*told) if any(told) else None
         budget = options.get("batch_tokens", 4096)
-        return _answer(model, rows, params, selection, budget, options.get("on_token"))
+        return _answer(model, rows, params, selection, budget, listeners)
 
     def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
         """Continue each row: all in one batch, or one by one where the model mixes batch mates.
@@ -176,7 +186,7 @@ def _answer(
     params: GenerationParams,
     selection: Selection | None,
     batch_tokens: int,
-    listener: Listener | None,
+    listeners: Listeners | None,
 ) -> Generation:
     """Continue prompts in batches of a token budget, and capture what is selected.
 
@@ -195,10 +205,10 @@ def _answer(
     for places in plan:
         some = [rows[i] for i in places]
         if live and selection is not None:
-            answers, part = _continue_rows_live(model, some, params, selection, listener)
+            answers, part = _continue_rows_live(model, some, params, selection, listeners)
             parts.append(_refuse_failures(part))
         else:
-            answers = _continue_rows(model, some, params, listener)
+            answers = _continue_rows(model, some, params, listeners)
         made.update(zip(places, answers, strict=True))
     ordered = [made[i] for i in range(len(rows))]
     full = [one.row for one in ordered]
@@ -207,14 +217,15 @@ def _answer(
         captured = ActivationBatch.join(parts, [i for places in plan for i in places])
     elif selection is not None:
         captured = model.capture_rows(full, selection, batch_tokens)
-    return Generation([one.text for one in ordered], full, captured, how)
+    texts, thoughts = [one.text for one in ordered], [one.thought for one in ordered]
+    return Generation(texts, full, captured, how, thoughts)
 
 
 def _continue_rows(
     model: HFModel,
     rows: Sequence[TokenRow],
     params: GenerationParams,
-    listener: Listener | None = None,
+    listeners: Listeners | None = None,
 ) -> list[Generated]:
     """Continue rows: as one batch, or one by one where the model mixes batch mates.
 
@@ -224,7 +235,7 @@ def _continue_rows(
     _check_room(model, rows, params)
     made: list[Generated] = []
     for group in _groups(model, rows):
-        made += generate_rows(model, group, params, listener=listener)
+        made += generate_rows(model, group, params, listeners=listeners)
     return made
 
 
@@ -233,7 +244,7 @@ def _continue_rows_live(
     rows: Sequence[TokenRow],
     params: GenerationParams,
     selection: Selection,
-    listener: Listener | None = None,
+    listeners: Listeners | None = None,
 ) -> tuple[list[Generated], ActivationBatch]:
     """The same, with activations; see ``BackendModel.generate_live``."""
     _check_room(model, rows, params)
@@ -241,7 +252,7 @@ def _continue_rows_live(
     made: list[Generated] = []
     parts: list[ActivationBatch] = []
     for group in _groups(model, rows):
-        answers, part = generate_live(model, group, params, selection, taps, listener=listener)
+        answers, part = generate_live(model, group, params, selection, taps, listeners=listeners)
         made += answers
         parts.append(part)
     if len(parts) == 1:

@@ -18,14 +18,14 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from actscope.backends.hf.answer_text import AnswerText, text_of
+from actscope.backends.hf.answer_text import AnswerText, Said, opens_reasoning, said_by
 from actscope.backends.hf.resolve import probe_ids
 from actscope.backends.hf.sampling import samplers
 from actscope.backends.hf.trace import evaluation_mode
-from actscope.backends.hf.unfolding import offsets_of_ids
+from actscope.backends.hf.unfolding import are_special, offsets_of_ids
 from actscope.core.activations import Batch, TokenRow
 from actscope.core.arrays import Array
-from actscope.core.protocols import Generated, GenerationParams, Listener
+from actscope.core.protocols import Generated, GenerationParams, Listeners
 from actscope.core.spelling import ROLES, Speller, Spelling
 from actscope.core.text import RESPONSE
 
@@ -44,7 +44,7 @@ def generate_rows(
     params: GenerationParams,
     *,
     stops: Collection[int] | None = None,
-    listener: Listener | None = None,
+    listeners: Listeners | None = None,
     live: bool = False,
     prompt_logits: bool = False,
 ) -> list[Generated]:
@@ -58,7 +58,7 @@ def generate_rows(
         rows: The prompts.
         params: How to continue.
         stops: Token ids that end an answer; None takes the model's.
-        listener: Told every new token.
+        listeners: Told every new token.
         live: Whether hooks watch: then the last token of each answer goes through the model too.
         prompt_logits: Whether they watch the head: then every token of a prompt goes through it.
 
@@ -67,7 +67,7 @@ def generate_rows(
         response token; what a longer batch mate made after it is not there.
     """
     stops = _stop_ids(model.hf, model.tokenizer) if stops is None else stops
-    answers = [_Answer(row, model.tokenizer, params, stops, listener) for row in rows]
+    answers = [_Answer(row, model.tokenizer, params, stops, listeners) for row in rows]
     ends = _Ends(answers, one_more=live)
     _generate(
         model.hf,
@@ -90,15 +90,18 @@ class _Answer:
         tokenizer: Any,
         params: GenerationParams,
         stops: Collection[int],
-        listener: Listener | None,
+        listeners: Listeners | None,
     ) -> None:
         self._row = row
         self._tokenizer = tokenizer
         self._limit = params.max_new_tokens
         self._stops = stops
-        self._listener = listener
-        watched = tokenizer is not None and (params.stop or listener is not None)
-        self._text = AnswerText(tokenizer, params.stop) if watched else None
+        self._listeners = listeners or Listeners()
+        self._thinking = opens_reasoning(tokenizer, row.token_ids)
+        watched = tokenizer is not None and (params.stop or listeners is not None)
+        self._text = (
+            AnswerText(tokenizer, params.stop, thinking=self._thinking) if watched else None
+        )
         self._ids: list[int] = []
         self.ended = False
 
@@ -108,29 +111,36 @@ class _Answer:
             return
         self._ids.append(token)
         self.ended = token in self._stops or len(self._ids) == self._limit
-        piece = ""
+        piece = Said()
         if self._text is not None:
             piece = self._text.add(token, last=self.ended)
             self.ended = self.ended or self._text.stopped
-        if self._listener is not None:
-            self._listener(self._row.id, token, piece)
+        if self._listeners.thought is not None and piece.thought:
+            self._listeners.thought(self._row.id, token, piece.thought)
+        if self._listeners.token is not None:
+            self._listeners.token(self._row.id, token, piece.text)
 
     def generated(self) -> Generated:
         """Prompt and answer."""
-        row, tokenizer = self._row, self._tokenizer
+        row = self._row
+        said, phase = self._said()
         response = np.asarray(self._ids, dtype=np.int64)
-        marks = np.asarray(getattr(tokenizer, "all_special_ids", None) or [], dtype=np.int64)
-        special = np.isin(response, marks)
+        special = are_special(self._tokenizer, response)
         full = replace(
             row,
             token_ids=np.concatenate([row.token_ids, response]),
-            phase=np.concatenate([row.phase, np.full(len(response), RESPONSE, np.uint8)]),
+            phase=np.concatenate([row.phase, phase]),
             special=np.concatenate([row.special, special]),
-            spelling=_spelled_on(row, response, special, tokenizer),
+            spelling=_spelled_on(row, response, (phase == RESPONSE) & ~special, self._tokenizer),
         )
+        return Generated(full, said.text, said.thought)
+
+    def _said(self) -> tuple[Said, Array]:
         if self._text is not None:
-            return Generated(full, self._text.text)
-        return Generated(full, "" if tokenizer is None else text_of(tokenizer, self._ids))
+            return self._text.whole, self._text.phases()
+        if self._tokenizer is None:
+            return Said(), np.full(len(self._ids), RESPONSE, np.uint8)
+        return said_by(self._tokenizer, self._ids, thinking=self._thinking)
 
 
 class _Ends(StoppingCriteria):
@@ -230,7 +240,7 @@ def _stop_ids(hf: Any, tokenizer: Any) -> set[int]:
     return {int(stops)} if isinstance(stops, int) else {int(s) for s in stops}
 
 
-def _spelled_on(row: TokenRow, response: Array, special: Array, tokenizer: Any) -> Speller | None:
+def _spelled_on(row: TokenRow, response: Array, spoken: Array, tokenizer: Any) -> Speller | None:
     """What prompt and answer spell together; in a conversation the answer is the assistant's."""
     spelling = row.spelling
     if spelling is None:
@@ -241,6 +251,6 @@ def _spelled_on(row: TokenRow, response: Array, special: Array, tokenizer: Any) 
         ids = [int(i) for i in response]
         text, offsets = offsets_of_ids(tokenizer, ids, row.token_ids[-_CONTEXT:].tolist())
         role = 0 if before.no_roles else ROLES.index("assistant")
-        return before.extended(text, offsets, np.where(special, 0, role))
+        return before.extended(text, offsets, np.where(spoken, role, 0))
 
     return cache(whole)

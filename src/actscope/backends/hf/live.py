@@ -27,7 +27,7 @@ from actscope.core.protocols import (
     AnswerCapture,
     Generated,
     GenerationParams,
-    Listener,
+    Listeners,
     Selection,
 )
 from actscope.core.sites import MODULE_KIND, SITE_KINDS, Site
@@ -87,7 +87,7 @@ def generate_live(
     taps: Mapping[Site, Tap],
     *,
     stops: Collection[int] | None = None,
-    listener: Listener | None = None,
+    listeners: Listeners | None = None,
 ) -> tuple[list[Generated], ActivationBatch]:
     """Continue rows as one batch and take the selection's activations on the way.
 
@@ -98,7 +98,7 @@ def generate_live(
         selection: What is kept.
         taps: Where each site is read.
         stops: Token ids that end an answer; None takes the model's.
-        listener: Told every new token.
+        listeners: Told every new token.
 
     Raises:
         BadInputError: the model did not decode one token at a time.
@@ -108,7 +108,7 @@ def generate_live(
     head = any(tap.side == "result" or site.kind == MODULE_KIND for site, tap in taps.items())
     with LiveRecorder(model, taps, shape) as recorder:
         made = generate_rows(
-            model, rows, params, stops=stops, listener=listener, live=True, prompt_logits=head
+            model, rows, params, stops=stops, listeners=listeners, live=True, prompt_logits=head
         )
     tensors = recorder.tensors()
     starts = [width - len(row) for row in rows]

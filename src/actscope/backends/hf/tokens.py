@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from actscope.backends.hf.roles import content_ranges
-from actscope.backends.hf.unfolding import offsets_of_ids
+from actscope.backends.hf.unfolding import are_special, offsets_of_ids
 from actscope.core.activations import TokenRow
 from actscope.core.arrays import Array
 from actscope.core.errors import BadInputError, ExampleError
@@ -178,7 +178,6 @@ def _from_ids(tokenizer: Any, example: Example, vocab_size: int) -> TokenRow:
 
 
 def _row(tokenizer: Any, identity: str, ids: list[int]) -> TokenRow:
-    marks = np.asarray(getattr(tokenizer, "all_special_ids", None) or [], dtype=np.int64)
     array = np.asarray(ids, dtype=np.int64)
     phase = np.full(len(ids), PROMPT, dtype=np.uint8)
-    return TokenRow(identity, array, phase, np.isin(array, marks))
+    return TokenRow(identity, array, phase, are_special(tokenizer, array))

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Unfolding", "offsets_of_ids"]
+__all__ = ["Unfolding", "are_special", "offsets_of_ids"]
 
 _BROKEN = "\ufffd"
 """What a decoder writes for bytes that are no whole character, or not yet."""
+
+
+def are_special(tokenizer: Any, ids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which tokens the tokenizer calls special: those that ``skip_special_tokens`` skips.
+
+    Besides the named ones (BOS, EOS, ...) these are added tokens marked so, as the template marks
+    of many chat models are.
+    """
+    marks = sorted(_special_ids(tokenizer))
+    return np.isin(np.asarray(ids, dtype=np.int64), np.array(marks, dtype=np.int64))
+
+
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    named = tuple(int(i) for i in getattr(tokenizer, "all_special_ids", None) or [])
+    if not hasattr(tokenizer, "added_tokens_decoder"):
+        return frozenset(named)
+    return _all_special_ids(tokenizer, len(tokenizer), named)
+
+
+@lru_cache(maxsize=16)  # listing the added tokens takes longer than encoding a text
+def _all_special_ids(tokenizer: Any, size: int, named: tuple[int, ...]) -> frozenset[int]:
+    added = tokenizer.added_tokens_decoder
+    return frozenset(named) | {int(i) for i, token in added.items() if token.special}
 
 
 class Unfolding:
@@ -37,7 +61,7 @@ class Unfolding:
 
     def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._marks = frozenset(int(i) for i in getattr(tokenizer, "all_special_ids", None) or [])
+        self._marks = _special_ids(tokenizer)
         self.text = ""
         self.shown: list[bool] = []
         self.offsets: list[tuple[int, int]] = []
