@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
@@ -199,6 +200,11 @@ class GenerationParams:
         given = cast("str | Iterable[str]", self.stop)
         stop = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "stop", stop)
+        for name in ("max_new_tokens", "top_k", "seed", "n"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise BadInputError(f"{name} must be a whole number", got=repr(value))
+            object.__setattr__(self, name, int(value))
         if self.max_new_tokens < 1:
             raise BadInputError("max_new_tokens must be at least 1", got=self.max_new_tokens)
         if self.temperature < 0:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
-from actscope.backends.hf.generation import generate_rows, generates_alike_in_batches
+from actscope.backends.hf.generation import (
+    check_generates,
+    generate_rows,
+    generates_alike_in_batches,
+)
 from actscope.backends.hf.live import answer_capture, generate_live
 from actscope.core.activations import ActivationBatch, TokenRow
 from actscope.core.batching import length_sorted_batches
@@ -269,11 +273,7 @@ def _check_room(model: HFModel, rows: Sequence[TokenRow], params: GenerationPara
     Raises:
         BadInputError: an encoder, or no room in the context.
     """
-    if not model.causal or not callable(getattr(model.hf, "generate", None)):
-        raise BadInputError(
-            f"{model.identity.name} ({model.identity.model_type}) cannot generate",
-            expected="a causal language model with a head",
-        )
+    check_generates(model)
     if params.stop and model.tokenizer is None:
         raise BadInputError(
             "stop strings need a tokenizer, and the model has none",

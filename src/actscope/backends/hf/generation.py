@@ -25,6 +25,7 @@ from actscope.backends.hf.trace import evaluation_mode
 from actscope.backends.hf.unfolding import are_special, offsets_of_ids
 from actscope.core.activations import Batch, TokenRow
 from actscope.core.arrays import Array
+from actscope.core.errors import BadInputError
 from actscope.core.protocols import Generated, GenerationParams, Listeners
 from actscope.core.spelling import ROLES, Speller, Spelling
 from actscope.core.text import RESPONSE
@@ -32,7 +33,7 @@ from actscope.core.text import RESPONSE
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
 
-__all__ = ["generate_rows", "generates_alike_in_batches"]
+__all__ = ["check_generates", "generate_rows", "generates_alike_in_batches"]
 
 _CONTEXT = 8
 """So many tokens before an answer tell how its first one is spelled, such as with a space."""
@@ -79,6 +80,19 @@ def generate_rows(
         prompt_logits=prompt_logits,
     )
     return [answer.generated() for answer in answers]
+
+
+def check_generates(model: HFModel) -> None:
+    """Refuse a model that cannot generate.
+
+    Raises:
+        BadInputError: it is an encoder, or has no head.
+    """
+    if not model.causal or not callable(getattr(model.hf, "generate", None)):
+        raise BadInputError(
+            f"{model.identity.name} ({model.identity.model_type}) cannot generate",
+            expected="a causal language model with a head",
+        )
 
 
 class _Answer:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from actscope.backends.hf.generation import generate_rows
+from actscope.backends.hf.generation import check_generates, generate_rows
 from actscope.backends.hf.resolve import Tap, probe_ids
 from actscope.backends.hf.trace import first_tensor
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
@@ -63,8 +63,10 @@ def answer_capture(
     """Live or replay, as ``core.protocols.BackendModel.answer_capture`` says.
 
     Raises:
-        BadInputError: live was asked for and this model or these sites do not allow it.
+        BadInputError: the model cannot generate, or live was asked for and this model or these
+            sites do not allow it.
     """
+    check_generates(model)
     if params.capture == "replay":
         return AnswerCapture("replay", "asked for")
     refusal = _refusal(model, taps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from actscope.backends.hf.checks import (
     check_devices,
     check_pooler_sites,
     context_length,
+    leaks_left_padding,
 )
 from actscope.backends.hf.forward import token_embedding
 from actscope.backends.hf.identity import (
@@ -230,6 +232,11 @@ class HFModel(Answering):
                 expected="[n, pos, d]",
             )
         return Tap(path, "output")
+
+    @cached_property
+    def leaks_left_padding(self) -> bool:
+        """Whether padding on the left changes rows, as it does through some recurrent states."""
+        return leaks_left_padding(self.hf, self._map.blocks.paths[-1], self.pad_id)
 
     def encode(self, example: Example, *, chat: bool = False) -> TokenRow:
         """Tokens of one example, with exactly one BOS where the tokenizer writes one.

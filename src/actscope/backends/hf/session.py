@@ -127,12 +127,14 @@ class HFSession:
             Activations of the examples whose span has tokens; the others are ``failures``.
 
         Raises:
-            BadInputError: the session is closed, or tensors lie on different devices.
+            BadInputError: the session is closed, tensors lie on different devices, or padding on
+                the left changes what this model computes.
         """
         if not self._handles and not self._results:
             raise BadInputError(
                 "this capture session is closed", next_step="call run inside its `with` block"
             )
+        self._check_padding(batch)
         spans, failures = _spans(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
         if keep:
@@ -141,6 +143,17 @@ class HFSession:
             arrays = {s: self._empty(s) for s in self._selection.sites}
         whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
         return replace(whole, n_layers=self._model.n_layers)
+
+    def _check_padding(self, batch: Batch) -> None:
+        ragged = len({len(row) for row in batch.rows}) > 1
+        if batch.padding_side == "left" and ragged and self._model.leaks_left_padding:
+            who = self._model.identity
+            raise BadInputError(
+                f"padding on the left changes what {who.name} ({who.model_type}) computes",
+                got=f"{len(batch.rows)} examples of different lengths",
+                expected="padding on the right, or examples of one length",
+                next_step="Batch(rows), whose padding is on the right",
+            )
 
     def gather(
         self, batch: Batch, tensors: Mapping[Site, torch.Tensor], starts: Sequence[int]
