@@ -117,19 +117,47 @@ def test_activations_cover_prompt_and_response_row_by_row(model: Any) -> None:
         ({"top_p": 0.0}, "top_p"),
         ({"top_k": -1}, "top_k"),
         ({"max_new_tokens": 5000}, "fit"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number"),
+        ({"top_k": 1.5}, "top_k must be a whole number"),
+        ({"n": 0}, "n must be at least 1"),
+        ({"n": True}, "n must be a whole number"),
+        ({"n": "2"}, "n must be a whole number"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"stop": [""]}, "stop string"),
+        ({"stop": ["a", None]}, "stop string"),
+        ({"capture": "later"}, "later"),
+        ({"span": "user:"}, "user:"),
     ],
 )
 def test_parameters_without_meaning(model: Any, params: dict[str, Any], says: str) -> None:
     if model.context_length is None:
         pytest.fail("the tiny models have a context length")
     with pytest.raises(BadInputError, match=says):
-        model.generate(["x"], **params)
+        model.generate(["x"], sites="embed", **params)
 
 
-def test_an_encoder_cannot_generate() -> None:
+@pytest.mark.parametrize("how", [{}, {"sites": "resid_post"}, {"sites": "embed", "capture": "live"},
+                                 {"n": 2, "stop": ["a"]}])  # fmt: skip
+def test_an_encoder_cannot_generate(how: dict[str, Any]) -> None:
     model = wrap_model(tiny_model("bert", vocab_size=BYTE_VOCAB), tiny_tokenizer())
+    with pytest.raises(BadInputError, match="cannot generate") as caught:
+        model.generate(["x"], **how)
+    assert "causal" in str(caught.value)
+
+
+@pytest.mark.parametrize("dataset", [["x"], []])
+def test_a_run_with_answers_of_an_encoder_writes_nothing(tmp_path: Any, dataset: Any) -> None:
+    from actscope import ActivationExtractor, DatasetRunner, ShardStorage
+    from actscope.capture import CaptureOptions
+
+    model = wrap_model(tiny_model("bert", vocab_size=BYTE_VOCAB), tiny_tokenizer())
+    options = CaptureOptions(generation=GenerationParams(3))
+    runner = DatasetRunner(
+        dataset, None, ActivationExtractor(model), ShardStorage(tmp_path), options=options
+    )
     with pytest.raises(BadInputError, match="cannot generate"):
-        model.generate(["x"])
+        runner.run(run_id="r")
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_checkpoints_generation_defaults_do_not_change_texts(model: Any) -> None:
@@ -173,7 +201,7 @@ def test_a_recurrent_model_that_mixes_batch_mates_is_run_row_by_row() -> None:
 
 
 def test_attention_models_generate_in_batches(model: Any) -> None:
-    assert model._generates_in_batches
+    assert model.generates_in_batches
 
 
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -0.5])

@@ -81,7 +81,7 @@ def test_greedy_under_an_intervention_is_the_slow_loop(model: HFModel, tokens: s
     (effect,) = applied.effects
     assert (effect.rows, effect.changed) == (rows, rows)
     assert effect.projection == pytest.approx(S, rel=1e-4)
-    batches = 1 if model._generates_in_batches else len(PROMPTS)
+    batches = 1 if model.generates_in_batches else len(PROMPTS)
     passes = batches * (1 if tokens in ("prompt", "last:2", "1:") else NEW)
     assert effect.passes == (passes - batches if tokens == "response" else passes)
 
@@ -223,7 +223,7 @@ def test_a_pass_that_was_not_announced_is_refused() -> None:
         PassReader(batch).read(np.zeros((2, 2), np.int64), None)
     with pytest.raises(RunError, match="announced"):
         PassReader(batch).read(np.zeros((1, 3), np.int64), None)
-    reader = PassReader(batch, generating=True)
+    reader = PassReader(batch, answers=lambda: [0, 0])
     reader.read(np.zeros((2, 3), np.int64), 3)
     with pytest.raises(RunError, match="a mask of 9"):
         reader.read(np.zeros((2, 1), np.int64), 9)
@@ -241,7 +241,7 @@ def test_the_check_of_batched_generation_is_about_the_plain_model() -> None:
     params = GenerationParams(max_new_tokens=2, temperature=0)
     rows = [TokenRow.from_ids("a", list(range(5, 25))), TokenRow.from_ids("b", list(range(9, 29)))]
     with model.intervene(Ablate(layer=1, tokens=[15])) as applied:
-        assert "_generates_in_batches" not in vars(model)
+        assert "generates_in_batches" not in vars(model)
         model.generate_rows(rows, params)
-    assert vars(model)["_generates_in_batches"] is True
+    assert vars(model)["generates_in_batches"] is True
     assert (applied.effects[0].passes, applied.effects[0].rows) == (1, 2)

@@ -85,3 +85,15 @@ def test_a_conversation_that_the_assistant_ended_is_not_opened_again(model: Any)
     turns = (Message("user", "hello"), Message("assistant", "yes"))
     row = model.encode(Example("e", messages=turns))
     assert model.tokenizer.decode(row.token_ids) == "<bos><u>hello<u>yes"
+
+
+def test_template_marks_that_are_added_and_marked_special_are_special() -> None:
+    """As in Llama 3: no named special token, yet ``skip_special_tokens`` skips it."""
+    from tokenizers import AddedToken
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|eot|>", special=True), AddedToken("<|tool|>")])
+    hf = tiny_model("llama", vocab_size=BYTE_VOCAB + 2)
+    row = wrap_model(hf, tokenizer).encode(Example("e", text="a<|eot|>b<|tool|>"))
+    assert row.special.tolist() == [True, False, True, False, False]
+    assert tokenizer.decode(row.token_ids, skip_special_tokens=True) == "ab<|tool|>"

@@ -11,10 +11,12 @@ from actscope.capture.estimate import with_answer
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.options import CaptureOptions
 from actscope.capture.prepare import Prepared
-from actscope.core.activations import Batch
+from actscope.core.activations import Batch, TokenRow
 from actscope.core.batching import length_sorted_batches
+from actscope.core.protocols import GenerationParams
 from actscope.core.sites import Site
 from actscope.core.spec import UnitPlan
+from actscope.core.text import Span
 
 __all__ = ["UNIT_OVERHEAD", "DryRun", "seconds_per_token"]
 
@@ -76,22 +78,36 @@ def seconds_per_token(
     """Time one batch of the plan, answers included, after a pass that warms up."""
     if not items:
         return None
-    rows = [with_answer(item.row, options) for item in items]
+    every = replace(extractor.selection, span=Span())  # what a span keeps costs next to nothing
+    rows = [with_answer(item.row, options, every.span) for item in items]
     places = length_sorted_batches(
         [len(row) for row in rows], batch_tokens=plan.batch_tokens, batch_size=plan.batch_size
     )[0]
     batch = Batch(tuple(rows[i] for i in places))
-    with extractor.opened():
-        extractor.extract(batch)
+    with extractor.model.open(every) as session:
+        session.run(batch)
         began = time.perf_counter()
-        extractor.extract(batch)
+        session.run(batch)
         taken = time.perf_counter() - began
     if options.generation is not None:
         steps = min(options.generation.max_new_tokens, 4)
         short = replace(options.generation, max_new_tokens=steps)
         prompts = [items[i].row for i in places]
-        began = time.perf_counter()
-        extractor.model.generate_rows(prompts, short)
-        generating = time.perf_counter() - began
-        taken += generating * options.generation.max_new_tokens / steps
+        generating = _time_answers(extractor, prompts, short)
+        generating *= options.generation.max_new_tokens / steps
+        live = extractor.model.answer_capture(short, extractor.selection).mode == "live"
+        taken = generating + (0.0 if live else taken)
     return taken / sum(len(row) for row in batch.rows)
+
+
+def _time_answers(
+    extractor: ActivationExtractor, prompts: Sequence[TokenRow], params: GenerationParams
+) -> float:
+    model, selection = extractor.model, extractor.selection
+    live = model.answer_capture(params, selection).mode == "live"
+    began = time.perf_counter()
+    if live:
+        model.generate_live(prompts, params, selection)
+    else:
+        model.generate_rows(prompts, params)
+    return time.perf_counter() - began

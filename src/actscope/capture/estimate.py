@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
@@ -18,10 +19,20 @@ from actscope.core.arrays import dtype_name
 from actscope.core.errors import ExampleError
 from actscope.core.protocols import Source
 from actscope.core.sites import Site
-from actscope.core.text import RESPONSE
+from actscope.core.spelling import ROLES, Spelling
+from actscope.core.text import RESPONSE, THINK, Span
 from actscope.selectors import select
 
-__all__ = ["Counts", "RowCost", "count", "mean_footprint", "measure_rows", "sample", "with_answer"]
+__all__ = [
+    "Counts",
+    "RowCost",
+    "count",
+    "mean_footprint",
+    "measure_rows",
+    "rows_at_most",
+    "sample",
+    "with_answer",
+]
 
 SAMPLE = 32
 ID_BYTES, PHASE_BYTES, POSITION_BYTES = 8, 1, 4
@@ -54,7 +65,7 @@ class Counts:
     """What a range holds.
 
     Attributes:
-        examples: Examples that can be captured.
+        examples: Examples that can be captured, each sample of a prompt by itself.
         tokens: Their tokens, prompt and (at most) response.
         rows: Kept tokens.
         pairs: Kept tokens times the tokens of their example.
@@ -99,17 +110,47 @@ class Counts:
         )
 
 
-def with_answer(row: TokenRow, options: CaptureOptions) -> TokenRow:
-    """The row with the longest answer that may follow it, for counting and timing."""
+def with_answer(row: TokenRow, options: CaptureOptions, span: Span) -> TokenRow:
+    """The row with the longest answer that may follow it, for counting and timing.
+
+    Where the span is reasoning, the whole answer is taken for it.
+    """
     if options.generation is None:
         return row
     n = options.generation.max_new_tokens
+    phase = THINK if span.kind == "think" else RESPONSE
+    spelling = row.spelling
     return replace(
         row,
         token_ids=np.concatenate([row.token_ids, np.repeat(row.token_ids[-1:], n)]),
-        phase=np.concatenate([row.phase, np.full(n, RESPONSE, np.uint8)]),
+        phase=np.concatenate([row.phase, np.full(n, phase, np.uint8)]),
         special=np.concatenate([row.special, np.zeros(n, np.bool_)]),
+        spelling=None if spelling is None else cache(lambda: _spelled_on(spelling(), n)),
     )
+
+
+def _spelled_on(prompt: Spelling, n: int) -> Spelling:
+    """With an answer of so many tokens that spell nothing yet."""
+    role = 0 if prompt.no_roles else ROLES.index("assistant")
+    return prompt.extended("", np.zeros((n, 2), np.int64), np.full(n, role))
+
+
+def rows_at_most(row: TokenRow, options: CaptureOptions, span: Span) -> int:
+    """Kept tokens of a row with its longest answer; every token of an answer may match a text.
+
+    Raises:
+        ExampleError: there can be none.
+    """
+    answer = options.generation.max_new_tokens if options.generation else 0
+    whole = with_answer(row, options, span)
+    if span.kind != "match" or not answer:
+        return len(select(whole, span))
+    try:
+        return len(select(whole, span)) + answer
+    except ExampleError as error:
+        if error.kind != "empty_span":
+            raise
+        return answer
 
 
 def sample(
@@ -123,7 +164,7 @@ def sample(
     for index, example in enumerate(source.examples(0, min(SAMPLE, len(source)))):
         try:
             item = prepare(extractor.model, options, example, index)
-            select(with_answer(item.row, options), extractor.selection.span)
+            rows_at_most(item.row, options, extractor.selection.span)
         except ExampleError:
             continue
         found.append(item)
@@ -148,9 +189,11 @@ def measure_rows(
     if items:
         shortest = min(items, key=lambda item: len(item.row))
         if options.generation is not None:  # a model that cannot answer says so here
-            one = replace(options.generation, max_new_tokens=1)
+            one = replace(options.generation, max_new_tokens=1, n=1)
             extractor.model.generate_rows([shortest.row], one)
-        batch = extractor.extract(Batch((with_answer(shortest.row, options),)))
+        every = replace(extractor.selection, span=Span())
+        with extractor.model.open(every) as session:
+            batch = session.run(Batch((with_answer(shortest.row, options, every.span),)))
         for site, array in batch.arrays.items():
             pooled = batch.is_pooled(site)
             computed = dtype_name(array.dtype)
@@ -182,13 +225,15 @@ def mean_footprint(
     if not items:
         return Footprint(1, 1)
     span = extractor.selection.span
-    rows = [with_answer(item.row, options) for item in items]
-    kept = sum(len(select(row, span)) for row in rows) / len(rows)
-    pairs = sum(len(select(row, span)) * len(row) for row in rows) / len(rows)
+    rows = [(rows_at_most(item.row, options, span), len(item.row)) for item in items]
     answer = options.generation.max_new_tokens if options.generation else 0
-    tokens = sum(len(row) for row in rows) / len(rows) + 3 * answer
+    samples = options.generation.n if options.generation else 1
+    kept = sum(n for n, _ in rows) / len(rows)
+    pairs = sum(n * (length + answer) for n, length in rows) / len(rows)
+    tokens = sum(length for _, length in rows) / len(rows) + 4 * answer
     size = kept * sum(cost.per_row.values()) + pairs * sum(cost.per_pair.values())
-    return Footprint(tokens, size + sum(cost.per_example.values()))
+    size += sum(cost.per_example.values())
+    return Footprint(samples * tokens, samples * size)
 
 
 def count(
@@ -204,23 +249,24 @@ def count(
     """
     total = Counts()
     span = extractor.selection.span
+    answer = options.generation.max_new_tokens if options.generation else 0
+    samples = options.generation.n if options.generation else 1
     for start, stop in ranges:
         total.units += 1
         for index, example in enumerate(source.examples(start, stop), start):
             try:
                 item = prepare(extractor.model, options, example, index)
-                row = with_answer(item.row, options)
-                rows = len(select(row, span))
+                rows = rows_at_most(item.row, options, span)
             except ExampleError as error:
                 if error.kind == "too_long" and options.on_too_long == "error":
                     raise
                 total.failures[error.kind] += 1
                 continue
-            total.examples += 1
-            total.tokens += len(row)
-            total.rows += rows
-            total.pairs += rows * len(row)
-            total.record_bytes += _record_bytes(extractor, item, options)
+            total.examples += samples
+            total.tokens += samples * (len(item.row) + answer)
+            total.rows += samples * rows
+            total.pairs += samples * rows * (len(item.row) + answer)
+            total.record_bytes += samples * _record_bytes(extractor, item, options)
     return total
 
 

@@ -1,21 +1,52 @@
-"""Answers, and then one teacher-forced pass over prompt and answer together.
+"""Answer the prompts of a unit, and take their activations on the way where the model allows it.
 
-The pass that generates keeps nothing: its cached steps and its padding would make the rows depend
-on batch mates. The replay gives row i = token i for prompt and response alike.
+Live, the rows come from decoding itself. Replayed, the answers are made first and one
+teacher-forced pass over prompt and answer follows. Either way row i is token i.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from actscope.capture.oom import run_halving
 from actscope.capture.prepare import Prepared
+from actscope.core.activations import ActivationBatch, ExampleFailure
 from actscope.core.batching import length_sorted_batches
-from actscope.core.protocols import BackendModel, Generated, GenerationParams
+from actscope.core.protocols import BackendModel, Generated, GenerationParams, Selection
 from actscope.core.spec import UnitPlan
 
-__all__ = ["answer_all"]
+__all__ = ["Answered", "answer_all"]
+
+
+@dataclass
+class Answered:
+    """The prompts of a unit with their answers.
+
+    Attributes:
+        items: With prompt and response rows, in the order of the prompts.
+        lost: Those that do not fit memory even alone.
+        halved: Sizes of batches that were halved.
+        parts: The activations of each batch, live only.
+        order: The place among ``items`` of each example of the parts.
+        failures: Examples whose span holds no token, live only.
+    """
+
+    items: list[Prepared]
+    lost: list[Prepared] = field(default_factory=list[Prepared])
+    halved: list[int] = field(default_factory=list[int])
+    parts: list[ActivationBatch] = field(default_factory=list[ActivationBatch])
+    order: list[int] = field(default_factory=list[int])
+    failures: list[ExampleFailure] = field(default_factory=list[ExampleFailure])
+
+    def take(self, places: Sequence[int], part: ActivationBatch) -> None:
+        """The activations of one batch, its failures among those of the unit."""
+        for failure in part.failures:
+            index = self.items[places[failure.index]].index
+            self.failures.append(replace(failure, index=index))
+        if len(part):
+            self.order += [places[record.index] for record in part.examples]
+            self.parts.append(replace(part, failures=()))
 
 
 def answer_all(
@@ -24,7 +55,10 @@ def answer_all(
     items: Sequence[Prepared],
     plan: UnitPlan,
     between: Callable[[], None],
-) -> tuple[list[Prepared], list[Prepared], list[int]]:
+    *,
+    live: Selection | None = None,
+    advanced: Callable[[int, int], None] = lambda examples, tokens: None,
+) -> Answered:
     """Continue every prompt.
 
     Sampling is seeded by the seed and the example's id, so neither the batches nor a resume change
@@ -36,26 +70,38 @@ def answer_all(
         items: The prompts.
         plan: Its batch limits; the budget counts the answer.
         between: Called between two batches; may raise to stop.
-
-    Returns:
-        The items with prompt and response rows, in order; those that did not fit memory even
-        alone; and the sizes of batches that were halved.
+        live: What to capture while decoding; None makes answers only.
+        advanced: Told examples and tokens after each batch that was captured live.
     """
     batches = length_sorted_batches(
         [len(item.row) + params.max_new_tokens for item in items],
         batch_tokens=plan.batch_tokens,
         batch_size=plan.batch_size,
     )
-    answered: dict[int, Prepared] = {}
-    halved: list[int] = []
+    found = Answered(list(items))
+    lost: set[int] = set()
 
-    def run(places: Sequence[int]) -> list[Generated]:
-        return model.generate_rows([items[i].row for i in places], params)
+    def run(places: Sequence[int]) -> tuple[list[Generated], ActivationBatch | None]:
+        rows = [items[i].row for i in places]
+        if live is None:
+            return model.generate_rows(rows, params), None
+        return model.generate_live(rows, params, live)
 
     for batch in batches:
         between()
-        for places, made in run_halving(batch, run, halved.append):
-            for place, one in zip(places, made or [], strict=False):
-                answered[place] = replace(items[place], row=one.row, response=one.text)
-    done = [answered[i] for i in sorted(answered)]
-    return done, [item for i, item in enumerate(items) if i not in answered], halved
+        for places, made in run_halving(batch, run, found.halved.append):
+            if made is None:
+                lost.update(places)
+                continue
+            answers, part = made
+            for place, one in zip(places, answers, strict=True):
+                found.items[place] = replace(
+                    items[place], row=one.row, response=one.text, thought=one.thought
+                )
+            if part is not None:
+                found.take(places, part)
+                advanced(len(part), int(part.token_offsets[-1]))
+    if live is None:
+        found.items = [item for i, item in enumerate(found.items) if i not in lost]
+    found.lost = [items[i] for i in sorted(lost)]
+    return found

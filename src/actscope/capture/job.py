@@ -50,7 +50,7 @@ class Job:
         plan: How it is cut: the stored plan where it exists.
         items: The first examples of the dataset, to measure and to time with.
         cost: Bytes of a row of each site.
-        notices: What was asked for in vain.
+        notices: What was asked for in vain, and what the model does not allow.
     """
 
     request: Request
@@ -136,14 +136,16 @@ def resolve(request: Request) -> Job:
     if r.options.unit_size is None:
         ignored = [word for word in ignored if word != "unit_size"]
     notices = tuple(f"the run keeps the {word} it was begun with" for word in ignored)
+    notices += _replayed(r)
     return Job(r, name, path, stored is not None, spec, plan, items, cost, notices)
 
 
 def _refuse_in_vain(request: Request) -> None:
     options, storage = request.options, request.storage
-    if request.extractor.selection.span.kind == "response" and options.generation is None:
+    kind = request.extractor.selection.span.kind
+    if kind in ("response", "think") and options.generation is None:
         raise BadInputError(
-            "the span is response, but there is no answer to take it from",
+            f"the span is {kind}, but there is no answer to take it from",
             next_step="--generate N answers the prompts (CaptureOptions(generation=...)), or "
             "choose another --span",
         )
@@ -171,9 +173,29 @@ def _spec(request: Request) -> CaptureSpec:
         on_too_long=options.on_too_long,
         max_length=prompt_limit(extractor.model, options),
         chat=options.chat,
-        generation=asdict(options.generation) if options.generation else None,
+        generation=_generation(request),
         keep_text=options.keep_text,
     )
+
+
+def _generation(request: Request) -> dict[str, Any] | None:
+    """Parameters of generation for the spec, with what ``auto`` came to."""
+    params = request.options.generation
+    if params is None:
+        return None
+    how = request.extractor.model.answer_capture(params, request.extractor.selection)
+    return {**asdict(params), "capture": how.mode}
+
+
+def _replayed(request: Request) -> tuple[str, ...]:
+    """Why answers are replayed although nobody asked for it."""
+    params = request.options.generation
+    if params is None or params.capture != "auto":
+        return ()
+    how = request.extractor.model.answer_capture(params, request.extractor.selection)
+    if how.mode == "live":
+        return ()
+    return (f"answers are captured in a pass of their own: {how.reason}",)
 
 
 def _default_id(spec: CaptureSpec, plan: UnitPlan, size: int) -> str:

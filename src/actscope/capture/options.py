@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from actscope.core.errors import BadInputError, UnknownNameError
@@ -57,25 +56,7 @@ class CaptureOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInputError(f"{name} must be at least 1", got=value)
-        if self.generation is not None:
-            _check_generation(self.generation)
         for name in ("offset", "limit"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise BadInputError(f"{name} must not be negative", got=value)
-
-
-def _check_generation(params: GenerationParams) -> None:
-    """Refuse parameters that mean nothing, before a model is asked."""
-    if params.max_new_tokens < 1:
-        raise BadInputError("max_new_tokens must be at least 1", got=params.max_new_tokens)
-    if params.temperature < 0:
-        raise BadInputError(
-            "temperature must not be negative", got=params.temperature, expected="0 for greedy"
-        )
-    if not math.isfinite(params.temperature):
-        raise BadInputError("temperature must be a finite number", got=params.temperature)
-    if not 0 < params.top_p <= 1:
-        raise BadInputError("top_p must lie in (0, 1]", got=params.top_p)
-    if params.top_k < 0:
-        raise BadInputError("top_k must not be negative", got=params.top_k, expected="0 for all")

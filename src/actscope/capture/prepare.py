@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,7 +26,8 @@ class Prepared:
         example: What came from the source.
         row: Its tokens.
         note: What was done to it.
-        response: The generated text, once there is one.
+        response: The generated answer, once there is one.
+        thought: The reasoning before it.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Prepared:
     row: TokenRow
     note: str = ""
     response: str | None = None
+    thought: str | None = None
 
 
 def prompt_limit(model: BackendModel, options: CaptureOptions) -> int | None:
@@ -125,9 +127,7 @@ def truncated(row: TokenRow, limit: int, side: str) -> TokenRow:
     cut = slice(head, head + over) if side == "left" else slice(-tail - over, len(row) - tail)
     keep = np.ones(len(row), dtype=np.bool_)
     keep[cut] = False
-    return replace(
-        row, token_ids=row.token_ids[keep], phase=row.phase[keep], special=row.special[keep]
-    )
+    return row.take(keep)
 
 
 def _special_ends(special: Array) -> tuple[int, int]:
@@ -151,6 +151,7 @@ def example_record(model: BackendModel, item: Prepared, options: CaptureOptions)
         n_prompt_tokens=prompt_tokens,
         text=_prompt_text(model, item, options, prompt_tokens) if options.keep_text else None,
         response=item.response if options.keep_text else None,
+        thought=item.thought if options.keep_text else None,
         metadata=metadata,
         note=item.note,
     )

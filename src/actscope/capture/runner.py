@@ -37,8 +37,8 @@ class RunResult:
         path: The run's folder.
         run_id: Its name in the storage.
         fingerprint: The spec's fingerprint.
-        captured: Examples captured by this call.
-        resumed: Examples of the range that were on disk before, failures included.
+        captured: Examples captured by this call, each sample of a prompt by itself.
+        resumed: Prompts of the range that were on disk before, failures included.
         failures: Failures recorded by this call, by kind.
         tokens: Tokens that went through the model in this call.
         seconds: Wall clock of this call.
@@ -163,7 +163,7 @@ class DatasetRunner:
         return DryRun(
             path=job.path,
             examples=counts.examples,
-            already_done=examples_in(job.plan.units()) - examples_in(missing),
+            already_done=self._samples * (examples_in(job.plan.units()) - examples_in(missing)),
             tokens=counts.tokens,
             bytes_by_site=counts.bytes_by_site(job.cost),
             dtypes=job.cost.dtypes,
@@ -175,6 +175,10 @@ class DatasetRunner:
             failures=dict(counts.failures),
             upper_bound=options.generation is not None,
         )
+
+    @property
+    def _samples(self) -> int:
+        return self._options.generation.n if self._options.generation else 1
 
     def _resolve(self, now: Mapping[str, Any], run_id: str | None) -> Job:
         """What is asked for now, completed by what the constructor was given."""
@@ -197,7 +201,7 @@ class DatasetRunner:
         missing = job.left(writer)
         total = examples_in(job.plan.units())
         tally = _Tally(resumed=total - examples_in(missing))
-        self._progress.started(total, tally.resumed)
+        self._progress.started(self._samples * total, self._samples * tally.resumed)
         if not missing:
             return tally
         background = BackgroundWriter(writer, self._options.queue_bytes)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from actscope.capture.extractor import ActivationExtractor
-from actscope.capture.generation import answer_all
+from actscope.capture.generation import Answered, answer_all
 from actscope.capture.oom import run_halving
 from actscope.capture.options import CaptureOptions
 from actscope.capture.prepare import Prepared, example_record, prepare_all
@@ -19,7 +20,7 @@ from actscope.core.activations import ActivationBatch, Batch, ExampleFailure, em
 from actscope.core.arrays import dtype_of
 from actscope.core.batching import length_sorted_batches
 from actscope.core.errors import ExampleError
-from actscope.core.protocols import Source
+from actscope.core.protocols import AnswerCapture, Source
 from actscope.core.spec import UnitPlan
 from actscope.selectors import select
 
@@ -80,25 +81,55 @@ class UnitWorker:
         model = self._extractor.model
         examples = list(self._source.examples(start, stop))
         items, failures = prepare_all(model, self._options, examples, start)
-        halved: list[int] = []
-        if self._options.generation is not None and items:
-            items, lost, halved = answer_all(
-                model, self._options.generation, items, self._plan, self._check
-            )
-            failures += [_out_of_memory(item) for item in lost]
-        items, empty = self._with_span(items)
-        parts, order, lost = self._run(items, halved)
-        failures += empty + [_out_of_memory(item) for item in lost]
-        self._progress.advanced(len(failures), 0)
+        unprepared = len(failures)
+        answered = self._answered(items)
+        failures += answered.failures + [_out_of_memory(item) for item in answered.lost]
+        items, parts, order = answered.items, answered.parts, answered.order
+        if self._capture_of_answers is None or self._capture_of_answers.mode == "replay":
+            items, empty = self._with_span(items)
+            parts, order, lost = self._run(items, answered.halved)
+            failures += empty + [_out_of_memory(item) for item in lost]
+        self._progress.advanced(len(failures) + unprepared * (self._samples - 1), 0)
         batch = self._assemble(parts, order, items, failures)
         metadata: dict[str, Any] = {
             "start": start,
             "stop": stop,
             "timings": {"capture": round(time.perf_counter() - began, 6)},
         }
-        if halved:
-            metadata["halved_batches"] = halved
+        if answered.halved:
+            metadata["halved_batches"] = answered.halved
+        if self._capture_of_answers is not None:
+            metadata["answers"] = asdict(self._capture_of_answers)
         return Unit(batch, metadata)
+
+    @cached_property
+    def _capture_of_answers(self) -> AnswerCapture | None:
+        """How activations of answers are taken; None where there are none."""
+        params = self._options.generation
+        if params is None:
+            return None
+        return self._extractor.model.answer_capture(params, self._extractor.selection)
+
+    @property
+    def _samples(self) -> int:
+        """Rows that each prompt becomes."""
+        return self._options.generation.n if self._options.generation else 1
+
+    def _answered(self, items: list[Prepared]) -> Answered:
+        """The prompts with their answers, and with activations where those are taken live."""
+        params, how = self._options.generation, self._capture_of_answers
+        if params is None or how is None or not items:
+            return Answered(items)
+        items = [replace(i, row=row) for i in items for row in i.row.samples(params.n)]
+        return answer_all(
+            self._extractor.model,
+            params,
+            items,
+            self._plan,
+            self._check,
+            live=self._extractor.selection if how.mode == "live" else None,
+            advanced=self._progress.advanced,
+        )
 
     def _with_span(self, items: Sequence[Prepared]) -> tuple[list[Prepared], list[ExampleFailure]]:
         """Leave out examples whose span holds no token, before they cost a forward pass."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,9 @@ class CaptureArguments:
     top_p: float
     top_k: int
     seed: int
+    stop: tuple[str, ...]
+    samples: int
+    live: bool | None
     out: Path | None
     store: str
     storage_dtype: str
@@ -89,7 +93,11 @@ _WHAT_OPTIONS = (
         "--pool", default="none", show_default=True, help="none, last, first, mean, max, cls, ..."
     ),
     click.option(
-        "--span", default="all", show_default=True, help="all, prompt, response, last:K, START:END."
+        "--span",
+        default="all",
+        show_default=True,
+        help="all, prompt, response, think, answer (the last prompt token), system, user, "
+        "assistant (contents of those turns), last:K, START:END, match:REGEX.",
     ),
     click.option("--exclude-special", is_flag=True, help="Leave out BOS and template tokens."),
     click.option("--chat", is_flag=True, help="Make each text a user turn of the chat template."),
@@ -108,6 +116,25 @@ _ANSWER_OPTIONS = (
     click.option("--top-p", type=float, default=1.0, show_default=True),
     click.option("--top-k", type=int, default=0, show_default=True, help="0 takes every token."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seeds every example."),
+    click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        help=r"End an answer before this text; repeatable. \n and \t are a line end and a tab.",
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Answers to each prompt, called ID#0, ID#1, ...",
+    ),
+    click.option(
+        "--live/--replay",
+        default=None,
+        help="Capture answers while decoding, or in a pass afterwards; by default live where the "
+        "model allows it.",
+    ),
 )
 _STORE_OPTIONS = (
     click.option("--out", type=click.Path(path_type=Path), help="Folder of the run."),
@@ -195,17 +222,25 @@ def _refuse_idle(ctx: click.Context, arguments: CaptureArguments) -> None:
     if arguments.prompt and arguments.source is None:
         needs["--source"] = ("text_field", "id_field")
     if arguments.generate is None:
-        needs["--generate"] = ("temperature", "top_p", "top_k", "seed")
+        needs["--generate"] = (
+            "temperature", "top_p", "top_k", "seed", "stop", "samples", "live",
+        )  # fmt: skip
     if not _has_bare_layer_site(arguments.sites):
         needs["a bare site such as resid_post in --sites"] = ("layers",)
     for needed, names in needs.items():
         for name in names:
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                option = "--" + name.replace("_", "-")
+                option = _written(arguments, name)
                 raise BadInputError(
                     f"{option} has no effect without {needed}",
                     next_step=f"leave {option} out, or add {needed}",
                 )
+
+
+def _written(arguments: CaptureArguments, name: str) -> str:
+    if name == "live":
+        return "--live" if arguments.live else "--replay"
+    return "--" + name.replace("_", "-")
 
 
 def _dataset(arguments: CaptureArguments) -> object:
@@ -316,7 +351,23 @@ def _generation(arguments: CaptureArguments) -> GenerationParams | None:
     from actscope.core.protocols import GenerationParams
 
     a = arguments
-    return GenerationParams(a.generate or 1, a.temperature, a.top_p, a.top_k, a.seed)
+    capture = "auto" if a.live is None else "live" if a.live else "replay"
+    return GenerationParams(
+        a.generate or 1,
+        a.temperature,
+        a.top_p,
+        a.top_k,
+        a.seed,
+        tuple(_unescaped(text) for text in a.stop),
+        a.samples,
+        capture,
+    )
+
+
+def _unescaped(text: str) -> str:
+    r"""``\n``, ``\t`` and ``\\`` as what they stand for: a shell makes them hard to write."""
+    marks = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+    return re.sub(r"\\[nt\\]", lambda found: marks[found[0]], text)
 
 
 COMMAND = capture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from actscope.core.arrays import Array, to_float32, to_torch
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.sites import Site, captured_site, resolve_layer
+from actscope.core.spelling import Speller
 from actscope.core.text import PROMPT
 
 if TYPE_CHECKING:
@@ -42,17 +44,46 @@ class TokenRow:
     Attributes:
         id: The example's id.
         token_ids: ``[L]`` int64.
-        phase: ``[L]`` uint8, PROMPT or RESPONSE.
+        phase: ``[L]`` uint8, an index of ``PHASE_NAMES``: PROMPT, RESPONSE or THINK.
         special: ``[L]`` bool, true where the tokenizer calls the token special.
+        spelling: What the tokens spell, worked out when asked for; None where only ids are known.
+        noise: What its sampling is seeded by, besides the seed; its id where this is empty.
     """
 
     id: str
     token_ids: npt.NDArray[np.int64]
     phase: npt.NDArray[np.uint8]
     special: npt.NDArray[np.bool_]
+    spelling: Speller | None = None
+    noise: str = ""
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def samples(self, n: int) -> list[TokenRow]:
+        """The prompt for n answers: itself, or ``ID#0`` ... with noise of their own.
+
+        The first has the noise of the prompt alone.
+        """
+        if n == 1:
+            return [self]
+        noises = [self.id, *(f"{self.id}\0{k}" for k in range(1, n))]
+        return [replace(self, id=f"{self.id}#{k}", noise=noise) for k, noise in enumerate(noises)]
+
+    def take(self, keep: npt.NDArray[np.bool_]) -> TokenRow:
+        """Some of the tokens.
+
+        Args:
+            keep: ``[L]``, true on those.
+        """
+        spelling = self.spelling
+        return replace(
+            self,
+            token_ids=self.token_ids[keep],
+            phase=self.phase[keep],
+            special=self.special[keep],
+            spelling=None if spelling is None else cache(lambda: spelling().take(keep)),
+        )
 
     @classmethod
     def from_ids(cls, identity: str, token_ids: Sequence[int] | Array) -> TokenRow:
@@ -111,7 +142,8 @@ class ExampleRecord:
         n_tokens: Tokens that went through the model.
         n_prompt_tokens: How many of them are prompt.
         text: The prompt as it was tokenised (None where text is not kept).
-        response: The generated text (None without generation).
+        response: The generated answer (None without generation).
+        thought: The reasoning before it, empty where there is none (None without generation).
         metadata: What came with the example.
         note: What was done to it, such as ``truncated 12 tokens on the left``.
     """
@@ -124,6 +156,7 @@ class ExampleRecord:
     response: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     note: str = ""
+    thought: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for JSON."""
@@ -167,7 +200,7 @@ class ActivationBatch:
         examples: One record an example.
         token_ids: All tokens of the examples, one after the other, int64.
         token_offsets: ``[n + 1]`` int64 into ``token_ids`` and ``phase``.
-        phase: uint8 per token, PROMPT or RESPONSE.
+        phase: uint8 per token: PROMPT, RESPONSE or THINK.
         pooled: Whether a strategy reduced tokens to one row an example.
         failures: Examples that could not be captured; they have no rows.
         n_layers: How many blocks the model has, 0 where unknown: what a negative layer counts from.

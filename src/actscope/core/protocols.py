@@ -23,6 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
+from actscope.core.generation import (
+    CAPTURE_MODES,
+    AnswerCapture,
+    Generated,
+    GenerationParams,
+    Listener,
+    Listeners,
+)
 from actscope.core.sites import Site
 from actscope.core.spec import ModelIdentity
 from actscope.core.text import Example, Span
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "CAPTURE_MODES",
+    "AnswerCapture",
     "BackendModel",
     "CaptureSession",
     "ExtractionStrategy",
@@ -38,6 +48,8 @@ __all__ = [
     "GenerationParams",
     "Intervention",
     "LayerSelector",
+    "Listener",
+    "Listeners",
     "ModelBackend",
     "RunWriter",
     "Selection",
@@ -251,25 +263,6 @@ class Selection:
     span: Span = field(default_factory=Span)
 
 
-@dataclass(frozen=True)
-class GenerationParams:
-    """How to continue a prompt; ``temperature`` 0 is greedy. Sampling is seeded per example."""
-
-    max_new_tokens: int = 50
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Prompt and continuation of one example: ``row.phase`` tells them apart."""
-
-    row: TokenRow
-    text: str
-
-
 class CaptureSession(Protocol):
     """An open selection on a model: its hooks are in place until the context ends."""
 
@@ -324,6 +317,24 @@ class BackendModel(Protocol):
 
     def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
         """Continue each row."""
+        ...
+
+    def answer_capture(self, params: GenerationParams, selection: Selection) -> AnswerCapture:
+        """How activations of answers are taken: as asked for, or what this model allows.
+
+        Raises:
+            BadInputError: ``live`` was asked for and would not give the values of a plain pass.
+        """
+        ...
+
+    def generate_live(
+        self, rows: Sequence[TokenRow], params: GenerationParams, selection: Selection
+    ) -> tuple[list[Generated], ActivationBatch]:
+        """Continue each row and take the selection's activations on the way.
+
+        Examples whose span holds no token are failures of the batch, whose index is the place of
+        the row.
+        """
         ...
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "PROMPT",
     "RESPONSE",
     "SPAN_KINDS",
+    "THINK",
     "Example",
     "Message",
     "Span",
@@ -22,9 +23,16 @@ __all__ = [
 
 PROMPT = 0
 RESPONSE = 1
-PHASE_NAMES = ("prompt", "response")
+THINK = 2
+PHASE_NAMES = ("prompt", "response", "think")
+"""What a token is part of, by number: the prompt, the answer, or the reasoning before it."""
 
-SPAN_KINDS = ("all", "prompt", "response", "last:K", "START:END")
+SPAN_KINDS = (
+    "all", "prompt", "response", "think", "answer", "system", "user", "assistant",
+    "last:K", "START:END", "match:REGEX",
+)  # fmt: skip
+_NAMED = ("all", "prompt", "response", "think", "answer", "system", "user", "assistant")
+_SPECIAL = "-special"
 
 
 @dataclass(frozen=True)
@@ -66,27 +74,37 @@ class Example:
 class Span:
     """Which tokens of an example are kept.
 
-    ``all``; ``prompt`` and ``response`` (by phase); ``last:k``; ``start:end`` (half open, negative
-    counts from the end, either side may be missing). ``exclude_special`` then drops the tokenizer's
-    special tokens (BOS, EOS, template marks).
+    ``all``; ``prompt``, ``response`` (the answer) and ``think`` (the reasoning before it);
+    ``answer`` (the last token of the prompt: its logits answer); ``system``, ``user`` and
+    ``assistant`` (the content of those turns of a conversation); ``last:k``; ``start:end`` (half
+    open, negative counts from the end, either side may be missing); ``match:regex`` (tokens that
+    spell a character of a match). ``exclude_special`` then drops the tokenizer's special tokens
+    (BOS, EOS, template marks).
     """
 
     kind: str = "all"
     start: int | None = None
     end: int | None = None
     exclude_special: bool = False
+    pattern: str = ""
 
     @classmethod
     def parse(cls, text: str | Span, *, exclude_special: bool = False) -> Span:
-        """Read ``all``, ``prompt``, ``response``, ``last:4`` or ``2:-1``.
+        """Read ``user``, ``last:4``, ``2:-1``, ``match:Par[a-z]+`` or what ``str`` made of a span.
 
         Raises:
             UnknownNameError: none of these.
+            BadInputError: an expression that is none, or a span that can never keep a token.
         """
         if isinstance(text, Span):
             return text
+        if text.startswith((_SPECIAL + ":match:", "match:")):
+            marks, _, pattern = text.partition("match:")
+            return _matching(pattern, exclude_special=exclude_special or bool(marks))
         text = text.strip()
-        if text in ("all", "prompt", "response"):
+        if text.endswith(_SPECIAL):
+            return cls.parse(text.removesuffix(_SPECIAL), exclude_special=True)
+        if text in _NAMED:
             return cls(text, exclude_special=exclude_special)
         last = re.fullmatch(r"last:(\d+)", text)
         if last:
@@ -99,7 +117,14 @@ class Span:
             return cls("range", start, end, exclude_special)
         raise UnknownNameError("span", text, SPAN_KINDS)
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether it can be cut only where one knows what each token spells."""
+        return self.kind in ("system", "user", "assistant", "match")
+
     def __str__(self) -> str:
+        if self.kind == "match":  # the expression may end in anything: the mark goes in front
+            return f"{_SPECIAL + ':' if self.exclude_special else ''}match:{self.pattern}"
         if self.kind == "last":
             base = f"last:{self.start}"
         elif self.kind == "range":
@@ -108,7 +133,21 @@ class Span:
             base = f"{start}:{end}"
         else:
             base = self.kind
-        return base + ("-special" if self.exclude_special else "")
+        return base + (_SPECIAL if self.exclude_special else "")
+
+
+def _matching(pattern: str, *, exclude_special: bool) -> Span:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise BadInputError(
+            f"span match:REGEX: {error}", got=pattern, next_step="mend the expression, or escape it"
+        ) from None
+    if not pattern:
+        raise BadInputError(
+            "span match:REGEX needs an expression", got="match:", expected="for example match:Paris"
+        )
+    return Span("match", exclude_special=exclude_special, pattern=pattern)
 
 
 def as_examples(inputs: object) -> list[Example]:

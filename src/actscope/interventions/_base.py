@@ -179,9 +179,21 @@ def tokens_in_words(tokens: Span | tuple[int, ...]) -> str:
     return str(tokens) if isinstance(tokens, Span) else ",".join(str(t) for t in tokens)
 
 
+_CHANGED_WHILE_GROWING = ("all", "prompt", "response", "last", "range")
+"""Spans that say of each token, when it goes in, whether it is meant: text is known only later."""
+
+
 def _tokens(value: Tokens) -> Span | tuple[int, ...]:
     if isinstance(value, (str, Span)):
-        return Span.parse(value)
+        span = Span.parse(value)
+        if span.kind not in _CHANGED_WHILE_GROWING:
+            raise BadInputError(
+                f"an intervention cannot choose tokens by {span.kind!r}",
+                got=str(span),
+                expected="all, prompt, response, last:K, START:END of the prompt, or positions",
+                next_step="name positions: tokens=[-1] is the prompt's last token",
+            )
+        return span
     positions = indices("tokens", value, negative=True)
     assert positions is not None
     return positions

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from actscope.core.activations import TokenRow
 from actscope.core.errors import BadInputError
-from actscope.core.text import PROMPT, RESPONSE, Span
+from actscope.core.text import PROMPT, Span
 
 __all__ = ["chosen_tokens", "reaches_new_tokens"]
 
@@ -39,7 +39,8 @@ def chosen_tokens(row: TokenRow, tokens: Span | tuple[int, ...]) -> npt.NDArray[
         return np.unique(positions)
     found = np.arange(len(row), dtype=np.int64)
     if tokens.kind in ("prompt", "response"):
-        found = found[row.phase == (PROMPT if tokens.kind == "prompt" else RESPONSE)]
+        # Reasoning is part of what was generated: a new token is not known to be any when it comes.
+        found = found[(row.phase == PROMPT) == (tokens.kind == "prompt")]
     elif tokens.kind != "all":
         found = found[:n_prompt]
         wanted = slice(-int(tokens.start or 1), None)

@@ -203,7 +203,7 @@ class Run:
         return to_torch(self._of_tokens("tokens.ids", example))
 
     def phase(self, example: int) -> torch.Tensor:
-        """Prompt (0) or response (1) of every token of one example, ``[n_tokens]`` uint8."""
+        """Prompt (0), response (1) or reasoning (2), each token of one example, ``[n_tokens]``."""
         return to_torch(self._of_tokens("tokens.phase", example))
 
     def positions(self, example: int) -> torch.Tensor:

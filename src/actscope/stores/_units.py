@@ -159,7 +159,8 @@ def _check(unit: str, batch: ActivationBatch) -> None:
 def _tables(batch: ActivationBatch, stored: StoredAs) -> dict[str, Array]:
     records = batch.examples
     if not stored.keep_text:
-        records = tuple(replace(record, text=None, response=None) for record in records)
+        unspoken = {"text": None, "response": None, "thought": None}
+        records = tuple(replace(record, **unspoken) for record in records)
     lines = "".join(
         dump_json(record.to_json(), f"example {record.id!r}") + "\n" for record in records
     )

@@ -16,9 +16,9 @@ import pytest
 
 from actscope.core.activations import ActivationBatch, Batch
 from actscope.core.errors import ActscopeError, BadInputError, ExampleError
-from actscope.core.protocols import BackendModel, Selection
+from actscope.core.protocols import BackendModel, GenerationParams, Selection
 from actscope.core.sites import SITE_KINDS, Site
-from actscope.core.text import Example, Span
+from actscope.core.text import PROMPT, Example, Span
 
 __all__ = ["BackendContract", "KeepAll"]
 
@@ -164,6 +164,36 @@ class BackendContract:
         a, b = together[9:].astype(np.float64), alone.astype(np.float64)
         tolerance = 1e-4 if model.dtype == "float32" else 0.1
         assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+    def test_answers_have_a_row_for_every_token_live_and_replayed(
+        self, model: BackendModel
+    ) -> None:
+        rows = self.ids(model, 9, 2).rows
+        site = Site("resid_post", model.n_layers - 1)
+        selection = Selection((site,), KeepAll(), Span())
+        params = GenerationParams(4, temperature=0.0)
+        try:
+            how = model.answer_capture(params, selection)
+        except BadInputError:  # it does not generate, and says so when asked to
+            with pytest.raises(BadInputError):
+                model.generate_rows(rows, params)
+            return
+        made = model.generate_rows(rows, params)
+        for row, one in zip(rows, made, strict=True):
+            new = len(one.row) - len(row)
+            assert 1 <= new <= 4
+            assert one.row.token_ids[: len(row)].tolist() == row.token_ids.tolist()
+            assert (one.row.phase != PROMPT).tolist() == [False] * len(row) + [True] * new
+        plain = self.run(model, Batch(tuple(one.row for one in made)), site)
+        assert how.reason and how.mode in ("live", "replay")
+        if how.mode == "replay":
+            return
+        same, live = model.generate_live(rows, params, selection)
+        assert [g.row.token_ids.tolist() for g in same] == [g.row.token_ids.tolist() for g in made]
+        assert live.offsets.tolist() == plain.offsets.tolist()
+        a, b = (x.arrays[site].astype(np.float64) for x in (plain, live))
+        tolerance = 1e-4 if model.dtype == "float32" else 0.1
+        assert np.abs(a - b).max() <= tolerance * np.abs(a).max()
 
     def test_token_ids_are_encoded_as_they_are_and_bad_ones_refused(
         self, model: BackendModel

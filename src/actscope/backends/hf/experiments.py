@@ -13,7 +13,7 @@ from actscope.backends.hf.gradients import Gradients, LogitDifference, Loss, gra
 from actscope.backends.hf.intervening import Applied, Interventions
 from actscope.backends.hf.resolve import ModelMap, Tap
 from actscope.backends.hf.tokens import single_token
-from actscope.core.activations import Batch, TokenRow
+from actscope.core.activations import Batch
 from actscope.core.errors import BadInputError, SiteUnavailableError
 from actscope.core.protocols import Intervention
 from actscope.core.sites import Site
@@ -35,10 +35,7 @@ class Experiments:
     tokenizer: Any
 
     def _tap(self, site: Site) -> Tap:
-        raise NotImplementedError  # HFModel's own, like the next
-
-    def _checked(self, row: TokenRow) -> TokenRow:
-        raise NotImplementedError
+        raise NotImplementedError  # HFModel's own
 
     @property
     def identity(self) -> ModelIdentity:
@@ -105,7 +102,7 @@ class Experiments:
         found = model.expand(sites, layers)
         if not isinstance(inputs, Batch):
             rows = [model.encode(example, chat=chat) for example in as_examples(inputs)]
-            inputs = Batch(tuple(self._checked(row) for row in rows))
+            inputs = Batch(tuple(model.checked(row) for row in rows))
         return gradients_of(model, inputs, found, loss)
 
     def logit_difference(self, token: int | str, versus: int | str) -> LogitDifference:
@@ -159,7 +156,7 @@ class Experiments:
             raise BadInputError("one prompt at a time", got=f"{len(examples)} prompts")
         tokens = (self.token_id(token), None if versus is None else self.token_id(versus))
         parts = (model.hf.get_submodule(norm), model.hf.get_submodule(unembedding.head))
-        row = self._checked(model.encode(examples[0], chat=chat))
+        row = model.checked(model.encode(examples[0], chat=chat))
         return attribute_logit(model, Ends(*parts, unembedding), row, position, tokens)
 
     def token_id(self, token: int | str) -> int:

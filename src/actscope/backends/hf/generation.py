@@ -1,111 +1,186 @@
-"""Continue prompts with the model's own ``generate``, seeded per example.
-
-Sampling uses the Gumbel-max trick (Gumbel 1954; Maddison et al. 2014): adding independent Gumbel
-noise to log-probabilities and taking the largest draws exactly from the distribution. Each example
-has its own noise, seeded by the seed and its id, so its text does not depend on its batch mates,
-on their order or on which worker ran it.
-"""
+"""Continue prompts with the model's own ``generate``, one left-padded batch at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import math
+import inspect
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
+from actscope.backends.hf.answer_text import AnswerText, Said, opens_reasoning, said_by
 from actscope.backends.hf.placement import input_device
 from actscope.backends.hf.resolve import probe_ids
+from actscope.backends.hf.sampling import samplers
 from actscope.backends.hf.trace import evaluation_mode
+from actscope.backends.hf.unfolding import are_special, offsets_of_ids
 from actscope.core.activations import Batch, TokenRow
+from actscope.core.arrays import Array
 from actscope.core.errors import BadInputError
-from actscope.core.protocols import Generated, GenerationParams
+from actscope.core.protocols import Generated, GenerationParams, Listeners
+from actscope.core.spelling import ROLES, Speller, Spelling
 from actscope.core.text import RESPONSE
 
-__all__ = ["check_params", "generate_rows", "generates_alike_in_batches", "stop_ids"]
+if TYPE_CHECKING:
+    from actscope.backends.hf.model import HFModel
 
+__all__ = ["check_generates", "generate_rows", "generates_alike_in_batches"]
 
-def check_params(params: GenerationParams) -> None:
-    """Refuse parameters that mean nothing.
-
-    Raises:
-        BadInputError: naming the parameter.
-    """
-    if params.max_new_tokens < 1:
-        raise BadInputError("max_new_tokens must be at least 1", got=params.max_new_tokens)
-    if not (math.isfinite(params.temperature) and params.temperature >= 0):
-        raise BadInputError(
-            "temperature must be a finite number and not negative",
-            got=params.temperature,
-            expected="0 for greedy",
-        )
-    if not 0 < params.top_p <= 1:
-        raise BadInputError("top_p must lie in (0, 1]", got=params.top_p)
-    if params.top_k < 0:
-        raise BadInputError("top_k must not be negative", got=params.top_k, expected="0 for all")
-
-
-class _SeededGumbel(LogitsProcessor):
-    """Temperature, top-k and top-p, then each row's own Gumbel noise; argmax then samples."""
-
-    def __init__(self, ids: Sequence[str], params: GenerationParams) -> None:
-        self._generators = [_generator(params.seed, identity) for identity in ids]
-        self._warpers = LogitsProcessorList([TemperatureLogitsWarper(params.temperature)])
-        if params.top_k:
-            self._warpers.append(TopKLogitsWarper(params.top_k))
-        if params.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(params.top_p))
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        warped = self._warpers(input_ids, scores.float())
-        noise = torch.stack(
-            [
-                torch.rand(scores.shape[-1], generator=g, dtype=torch.float64)
-                for g in self._generators
-            ]
-        )
-        gumbel = -torch.log(-torch.log(noise.clamp_min(1e-300)))
-        return torch.log_softmax(warped, dim=-1) + gumbel.to(warped.device, warped.dtype)
-
-
-def _generator(seed: int, identity: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+_CONTEXT = 8
+"""So many tokens before an answer tell how its first one is spelled, such as with a space."""
 
 
 def generate_rows(
-    hf: Any, tokenizer: Any, rows: Sequence[TokenRow], params: GenerationParams, pad_id: int
+    model: HFModel,
+    rows: Sequence[TokenRow],
+    params: GenerationParams,
+    *,
+    stops: Collection[int] | None = None,
+    listeners: Listeners | None = None,
+    live: bool = False,
+    prompt_logits: bool = False,
 ) -> list[Generated]:
     """Continue each row; the rows run as one left-padded batch.
 
     Only these parameters and the model's stop tokens count: a repetition penalty or minimum length
     that a checkpoint carries in its generation_config would change texts unrecorded.
 
+    Args:
+        model: The wrapped model.
+        rows: The prompts.
+        params: How to continue.
+        stops: Token ids that end an answer; None takes the model's.
+        listeners: Told every new token.
+        live: Whether hooks watch: then the last token of each answer goes through the model too.
+        prompt_logits: Whether they watch the head: then every token of a prompt goes through it.
+
     Returns:
         Prompt and response tokens of each example. A stop token that the model wrote is the last
         response token; what a longer batch mate made after it is not there.
     """
-    check_params(params)
-    processors = LogitsProcessorList()
-    if params.temperature > 0:
-        processors.append(_SeededGumbel([row.id for row in rows], params))
-    stops = stop_ids(hf, tokenizer)
-    output = _generate(
-        hf, rows, pad_id, stops=stops, steps=params.max_new_tokens, processors=processors
-    )
-    new = output.sequences[:, -len(output.logits) :].cpu().numpy()
-    return [_finish(row, new[i], stops, tokenizer) for i, row in enumerate(rows)]
+    stops = _stop_ids(model.hf, model.tokenizer) if stops is None else stops
+    answers = [_Answer(row, model.tokenizer, params, stops, listeners) for row in rows]
+    batch = Batch(tuple(rows), padding_side="left")
+    with model.interventions.announced(batch, lambda: [a.read(live=live) for a in answers]):
+        _generate(
+            model.hf,
+            rows,
+            model.pad_id,
+            steps=params.max_new_tokens + live,
+            ends=_Ends(answers, one_more=live),
+            processors=samplers(rows, params),
+            prompt_logits=prompt_logits,
+        )
+    return [answer.generated() for answer in answers]
+
+
+def check_generates(model: HFModel) -> None:
+    """Refuse a model that cannot generate.
+
+    Raises:
+        BadInputError: it is an encoder, or has no head.
+    """
+    if not model.causal or not callable(getattr(model.hf, "generate", None)):
+        raise BadInputError(
+            f"{model.identity.name} ({model.identity.model_type}) cannot generate",
+            expected="a causal language model with a head",
+        )
+
+
+class _Answer:
+    """The new tokens of one row, and whether it has ended."""
+
+    def __init__(
+        self,
+        row: TokenRow,
+        tokenizer: Any,
+        params: GenerationParams,
+        stops: Collection[int],
+        listeners: Listeners | None,
+    ) -> None:
+        self._row = row
+        self._tokenizer = tokenizer
+        self._limit = params.max_new_tokens
+        self._stops = stops
+        self._listeners = listeners or Listeners()
+        self._thinking = opens_reasoning(tokenizer, row.token_ids)
+        watched = tokenizer is not None and (params.stop or listeners is not None)
+        self._text = (
+            AnswerText(tokenizer, params.stop, thinking=self._thinking) if watched else None
+        )
+        self._ids: list[int] = []
+        self.ended = False
+
+    def add(self, token: int) -> None:
+        """The next token; what comes after the end is not the row's."""
+        if self.ended:
+            return
+        self._ids.append(token)
+        self.ended = token in self._stops or len(self._ids) == self._limit
+        piece = Said()
+        if self._text is not None:
+            piece = self._text.add(token, last=self.ended)
+            self.ended = self.ended or self._text.stopped
+        if self._listeners.thought is not None and piece.thought:
+            self._listeners.thought(self._row.id, token, piece.thought)
+        if self._listeners.token is not None:
+            self._listeners.token(self._row.id, token, piece.text)
+
+    def read(self, *, live: bool) -> int:
+        """How many tokens go through the model; the last one does only for its row."""
+        return len(self._ids) - (self.ended and not live)
+
+    def generated(self) -> Generated:
+        """Prompt and answer."""
+        row = self._row
+        said, phase = self._said()
+        response = np.asarray(self._ids, dtype=np.int64)
+        special = are_special(self._tokenizer, response)
+        full = replace(
+            row,
+            token_ids=np.concatenate([row.token_ids, response]),
+            phase=np.concatenate([row.phase, phase]),
+            special=np.concatenate([row.special, special]),
+            spelling=_spelled_on(row, response, (phase == RESPONSE) & ~special, self._tokenizer),
+        )
+        return Generated(full, said.text, said.thought)
+
+    def _said(self) -> tuple[Said, Array]:
+        if self._text is not None:
+            return self._text.whole, self._text.phases()
+        if self._tokenizer is None:
+            return Said(), np.full(len(self._ids), RESPONSE, np.uint8)
+        return said_by(self._tokenizer, self._ids, thinking=self._thinking)
+
+
+class _Ends(StoppingCriteria):
+    """Hands each row its new token and says which rows have ended.
+
+    Args:
+        answers: One a row.
+        one_more: Report an end one step late, so that the row's last token is an input once.
+    """
+
+    def __init__(self, answers: list[_Answer], *, one_more: bool) -> None:
+        self._answers = answers
+        self._one_more = one_more
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        before = [answer.ended for answer in self._answers]
+        for answer, token in zip(self._answers, input_ids[:, -1].tolist(), strict=True):
+            answer.add(token)
+        ended = before if self._one_more else [answer.ended for answer in self._answers]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 def generates_alike_in_batches(hf: Any, pad_id: int) -> bool:
@@ -134,8 +209,9 @@ def _generate(
     pad_id: int,
     *,
     steps: int,
-    stops: Collection[int] = (),
+    ends: StoppingCriteria | None = None,
     processors: LogitsProcessorList | None = None,
+    prompt_logits: bool = False,
 ) -> Any:
     ids, mask = Batch(tuple(rows), padding_side="left").padded(pad_id)
     device = input_device(hf)
@@ -144,16 +220,18 @@ def _generate(
         num_beams=1,
         max_new_tokens=steps,
         pad_token_id=pad_id,
-        eos_token_id=sorted(stops) or None,
-        output_logits=True,
+        output_logits=ends is None,  # a probe compares them; elsewhere they only cost memory
         return_dict_in_generate=True,
     )
+    every = prompt_logits and "logits_to_keep" in inspect.signature(hf.forward).parameters
     with torch.no_grad(), evaluation_mode(hf), _generation_config(hf, config):
         return hf.generate(
             input_ids=torch.from_numpy(ids).to(device),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
             generation_config=config,
             logits_processor=processors or LogitsProcessorList(),
+            stopping_criteria=StoppingCriteriaList([] if ends is None else [ends]),
+            **({"logits_to_keep": 0} if every else {}),  # 0 keeps all; generate keeps the last
         )
 
 
@@ -172,7 +250,7 @@ def _generation_config(hf: Any, config: GenerationConfig) -> Generator[None]:
         hf.generation_config = own
 
 
-def stop_ids(hf: Any, tokenizer: Any) -> set[int]:
+def _stop_ids(hf: Any, tokenizer: Any) -> set[int]:
     """The tokens that end an answer, by the model's configuration, else by its tokenizer."""
     config = getattr(hf, "generation_config", None)
     stops = getattr(config, "eos_token_id", None)
@@ -183,15 +261,17 @@ def stop_ids(hf: Any, tokenizer: Any) -> set[int]:
     return {int(stops)} if isinstance(stops, int) else {int(s) for s in stops}
 
 
-def _finish(row: TokenRow, new: Any, stops: set[int], tokenizer: Any) -> Generated:
-    end = next((i + 1 for i, token in enumerate(new) if int(token) in stops), len(new))
-    response = np.asarray(new[:end], dtype=np.int64)
-    marks = np.asarray(getattr(tokenizer, "all_special_ids", None) or [], dtype=np.int64)
-    full = TokenRow(
-        row.id,
-        np.concatenate([row.token_ids, response]),
-        np.concatenate([row.phase, np.full(end, RESPONSE, np.uint8)]),
-        np.concatenate([row.special, np.isin(response, marks)]),
-    )
-    text = tokenizer.decode(response, skip_special_tokens=True) if tokenizer is not None else ""
-    return Generated(full, text)
+def _spelled_on(row: TokenRow, response: Array, spoken: Array, tokenizer: Any) -> Speller | None:
+    """What prompt and answer spell together; in a conversation the answer is the assistant's."""
+    spelling = row.spelling
+    if spelling is None:
+        return None
+
+    def whole() -> Spelling:
+        before = spelling()
+        ids = [int(i) for i in response]
+        text, offsets = offsets_of_ids(tokenizer, ids, row.token_ids[-_CONTEXT:].tolist())
+        role = 0 if before.no_roles else ROLES.index("assistant")
+        return before.extended(text, offsets, np.where(spoken, role, 0))
+
+    return cache(whole)

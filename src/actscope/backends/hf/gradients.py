@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from actscope.backends.hf.forward import forward
-from actscope.backends.hf.session import assemble, described, to_array
+from actscope.backends.hf.kept_rows import assemble, described, to_array
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.backends.hf.unembedding import output_logits
 from actscope.backends.hf.writing import Change, install, working

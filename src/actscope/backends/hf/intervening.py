@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from actscope.backends.hf.effects import Effect, Tally
-from actscope.backends.hf.generation import stop_ids
-from actscope.backends.hf.passes import Pass, PassReader, direct_pass
+from actscope.backends.hf.passes import Bools, Ints, Pass, PassReader, direct_pass
 from actscope.backends.hf.resolve import ModelMap, Tap
+from actscope.backends.hf.unfolding import are_special
 from actscope.backends.hf.write_checks import check_write
 from actscope.backends.hf.writing import Change, WritePoint, install, working, write_point
 from actscope.core.activations import Batch
@@ -296,7 +296,7 @@ class Interventions:
             cache = kwargs.get("past_key_values")
             length = getattr(cache, "get_seq_length", None)
             cached = int(length()) if length is not None else 0
-            self._pass = direct_pass(ids, mask, cached, self._special())
+            self._pass = direct_pass(ids, mask, cached, self._special)
         elif not isinstance(ids, torch.Tensor):
             raise RunError("the model was called without input_ids inside an intervention")
         else:
@@ -308,8 +308,8 @@ class Interventions:
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._pass = None
 
-    def _special(self) -> set[int]:
-        return set(getattr(self._model.tokenizer, "all_special_ids", None) or ())
+    def _special(self, ids: Ints) -> Bools:
+        return are_special(self._model.tokenizer, ids)
 
     def _refuse_other_thread(self, what: str) -> None:
         if self._thread is not None and self._thread != threading.get_ident():
@@ -319,17 +319,21 @@ class Interventions:
             )
 
     @contextmanager
-    def announced(self, batch: Batch, *, generating: bool = False) -> Generator[None]:
-        """The next forward pass runs this batch; when generating, so do the ones that follow."""
+    def announced(
+        self, batch: Batch, answers: Callable[[], Sequence[int]] | None = None
+    ) -> Generator[None]:
+        """The next forward pass runs this batch; when generating, so do the ones that follow.
+
+        Args:
+            batch: The tokens that go in.
+            answers: When generating, how many of each row's new tokens so far are still read.
+        """
         if not self._active or self._suspended:
             yield
             return
         self._refuse_other_thread("run the model")
-        stops = stop_ids(self._model.hf, self._model.tokenizer) if generating else ()
         before = self._reader
-        self._reader = PassReader(
-            batch, generating=generating, stops=stops, special=self._special()
-        )
+        self._reader = PassReader(batch, answers=answers, special=self._special)
         try:
             yield
         finally:

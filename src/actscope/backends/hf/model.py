@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,15 +10,16 @@ import torch
 from torch import nn
 
 from actscope.backends.hf.adapters import Adaptable
+from actscope.backends.hf.answers import Answering
 from actscope.backends.hf.checks import (
     check_cls_span,
     check_pattern_strategy,
     check_pooler_sites,
     context_length,
+    leaks_left_padding,
 )
 from actscope.backends.hf.experiments import Experiments
 from actscope.backends.hf.forward import token_embedding
-from actscope.backends.hf.generation import generate_rows, generates_alike_in_batches
 from actscope.backends.hf.identity import (
     chat_template_hash,
     config_hash,
@@ -29,7 +29,7 @@ from actscope.backends.hf.identity import (
 from actscope.backends.hf.placement import check_model, input_device
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
 from actscope.backends.hf.session import HFSession
-from actscope.backends.hf.tokens import encode_example
+from actscope.backends.hf.tokens import check_text_span, encode_example
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
 from actscope.core.batching import length_sorted_batches
@@ -40,8 +40,6 @@ from actscope.core.errors import (
     UnknownNameError,
 )
 from actscope.core.protocols import (
-    Generated,
-    GenerationParams,
     LayerSelector,
     Selection,
     SiteStatus,
@@ -52,25 +50,10 @@ from actscope.core.spec import ModelIdentity
 from actscope.core.text import Example, Span, as_examples
 from actscope.strategies import as_strategy
 
-__all__ = ["Generation", "HFModel"]
+__all__ = ["HFModel"]
 
 
-@dataclass(frozen=True)
-class Generation:
-    """Answers, and their activations where sites were asked for.
-
-    Attributes:
-        texts: The generated text of each prompt.
-        rows: Prompt and response tokens of each; ``row.phase`` tells them apart.
-        activations: Row i is token i, prompt and response alike; None without sites.
-    """
-
-    texts: list[str]
-    rows: list[TokenRow]
-    activations: ActivationBatch | None
-
-
-class HFModel(Experiments, Adaptable):
+class HFModel(Experiments, Adaptable, Answering):
     """A Hugging Face model whose sites have been verified.
 
     Made by ``load_model`` and ``wrap_model``. Nothing is left on the model between calls.
@@ -261,6 +244,12 @@ class HFModel(Experiments, Adaptable):
             )
         return Tap(path, "output")
 
+    @cached_property
+    def leaks_left_padding(self) -> bool:
+        """Whether padding on the left changes rows, as it does through some recurrent states."""
+        with self.interventions.suspended():
+            return leaks_left_padding(self.hf, self._map.blocks.paths[-1], self.pad_id)
+
     def encode(self, example: Example, *, chat: bool = False) -> TokenRow:
         """Tokens of one example, with exactly one BOS where the tokenizer writes one.
 
@@ -274,12 +263,20 @@ class HFModel(Experiments, Adaptable):
         """Hooks for a selection; a context that removes them whatever happens."""
         selection.strategy.check(self)
         check_pattern_strategy(selection)
+        check_text_span(self.tokenizer, selection.span)
         if selection.strategy.name == "pooler" and self._map.statuses[Site("pooler")].verified:
             check_pooler_sites(selection.sites)
         if selection.strategy.name == "cls" and self.cls_token_id is not None:
             check_cls_span(selection.span)
-        taps = {site: self._tap(site) for site in selection.sites}
-        return HFSession(self, selection, taps)
+        return HFSession(self, selection, self.taps(selection))
+
+    def taps(self, selection: Selection) -> dict[Site, Tap]:
+        """Where each site of a selection is read.
+
+        Raises:
+            SiteUnavailableError: one is not verified on this model.
+        """
+        return {site: self._tap(site) for site in selection.sites}
 
     def capture(
         self,
@@ -317,12 +314,17 @@ class HFModel(Experiments, Adaptable):
         examples = as_examples(inputs)
         if not examples:
             raise BadInputError("there is nothing to capture: no inputs")
-        rows = [self._checked(self.encode(example, chat=chat)) for example in examples]
-        return self._capture_rows(rows, selection, batch_tokens)
+        rows = [self.checked(self.encode(example, chat=chat)) for example in examples]
+        return self.capture_rows(rows, selection, batch_tokens)
 
-    def _capture_rows(
+    def capture_rows(
         self, rows: Sequence[TokenRow], selection: Selection, batch_tokens: int
     ) -> ActivationBatch:
+        """Capture ready token rows in batches of a token budget, in memory.
+
+        Raises:
+            ExampleError: an example has no token in the span.
+        """
         plan = length_sorted_batches([len(row) for row in rows], batch_tokens=batch_tokens)
         with self.open(selection) as session:
             parts = [
@@ -331,7 +333,12 @@ class HFModel(Experiments, Adaptable):
             ]
         return ActivationBatch.join(parts, [i for indices in plan for i in indices])
 
-    def _checked(self, row: TokenRow) -> TokenRow:
+    def checked(self, row: TokenRow) -> TokenRow:
+        """The row, if the context holds it.
+
+        Raises:
+            ExampleError: it is too long.
+        """
         if self.context_length is not None and len(row) > self.context_length:
             raise ExampleError(
                 "too_long",
@@ -340,76 +347,6 @@ class HFModel(Experiments, Adaptable):
                 next_step="shorten it; DatasetRunner and `actscope capture` can skip or truncate",
             )
         return row
-
-    def generate(
-        self,
-        prompts: object,
-        max_new_tokens: int = 50,
-        temperature: float = 0.7,
-        seed: int = 0,
-        sites: str | Sequence[str | Site] | None = None,
-        layers: str | int | Iterable[int] | None = "all",
-        **options: Any,
-    ) -> Generation:
-        """Continue prompts, and capture every token of prompt and response if sites are given.
-
-        Args:
-            prompts: As for ``capture``.
-            max_new_tokens: Longest response.
-            temperature: 0 is greedy.
-            seed: Seeds every example by itself (with its id): its text does not depend on others.
-            sites: What to capture, in one teacher-forced pass over prompt and response.
-            layers: As for ``capture``.
-            options: ``top_p``, ``top_k``, ``chat``, ``strategy``, ``span``, ``batch_tokens``.
-        """
-        chat = bool(options.pop("chat", False))
-        strategy, span = options.pop("strategy", None), options.pop("span", "all")
-        batch_tokens = int(options.pop("batch_tokens", 4096))
-        params = GenerationParams(max_new_tokens, temperature, seed=seed, **options)
-        rows = [self._checked(self.encode(e, chat=chat)) for e in as_examples(prompts)]
-        if not rows:
-            raise BadInputError("there is nothing to generate from: no prompts")
-        selection = None
-        if sites is not None:
-            kept = self.expand(sites, layers)
-            selection = Selection(kept, as_strategy(strategy), Span.parse(span))
-        made = self.generate_rows(rows, params)
-        full = [g.row for g in made]
-        captured = self._capture_rows(full, selection, batch_tokens) if selection else None
-        return Generation([g.text for g in made], full, captured)
-
-    def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
-        """Continue each row: all in one batch, or one by one where the model mixes batch mates.
-
-        Raises:
-            BadInputError: an encoder, a parameter without meaning, or no room in the context.
-        """
-        if not self.causal or not callable(getattr(self.hf, "generate", None)):
-            raise BadInputError(
-                f"{self.identity.name} ({self.identity.model_type}) cannot generate",
-                expected="a causal language model with a head",
-            )
-        longest = max(len(row) for row in rows)
-        if self.context_length and longest + params.max_new_tokens > self.context_length:
-            raise BadInputError(
-                f"{longest} prompt tokens and {params.max_new_tokens} new ones do not fit",
-                expected=f"at most {self.context_length} together",
-                next_step="ask for fewer new tokens or truncate the prompts",
-            )
-        together = len(rows) == 1 or self._generates_in_batches
-        groups = [rows] if together else [[row] for row in rows]
-        return [made for group in groups for made in self._generate_group(group, params)]
-
-    def _generate_group(
-        self, rows: Sequence[TokenRow], params: GenerationParams
-    ) -> list[Generated]:
-        with self.interventions.announced(Batch(tuple(rows), "left"), generating=True):
-            return generate_rows(self.hf, self.tokenizer, rows, params, self.pad_id)
-
-    @cached_property
-    def _generates_in_batches(self) -> bool:
-        with self.interventions.suspended():
-            return generates_alike_in_batches(self.hf, self.pad_id)
 
     def unembed(self, resid: torch.Tensor) -> torch.Tensor:
         """Logits of residual rows: final norm, unembedding, the model's own scale or soft-cap.

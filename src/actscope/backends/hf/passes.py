@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,12 @@ from actscope.core.sites import Site
 from actscope.core.text import PROMPT, Span
 from actscope.selectors import chosen_tokens, reaches_new_tokens
 
-__all__ = ["Chosen", "Pass", "PassReader", "direct_pass"]
+__all__ = ["Bools", "Chosen", "Ints", "Pass", "PassReader", "direct_pass"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Marks = Callable[[Ints], Bools]
+"""Which tokens the tokenizer calls special."""
 
 
 @dataclass(frozen=True)
@@ -115,29 +117,26 @@ class PassReader:
 
     Args:
         batch: The tokens that go in.
-        generating: Whether tokens are added, so that more passes follow.
-        stops: Tokens that end an answer: from there on a row only waits for its batch mates.
-        special: Tokens that the tokenizer calls special.
+        answers: Where tokens are added, so that more passes follow: how many of each row's new
+            tokens so far are still read. A row that has ended only waits for its batch mates.
+        special: Which tokens the tokenizer calls special.
     """
 
     def __init__(
         self,
         batch: Batch,
         *,
-        generating: bool = False,
-        stops: Collection[int] = (),
-        special: Collection[int] = (),
+        answers: Callable[[], Sequence[int]] | None = None,
+        special: Marks = lambda ids: np.zeros(ids.shape, dtype=np.bool_),
     ) -> None:
         self._rows = batch.rows
         lengths = np.array([len(row) for row in batch.rows], dtype=np.int64)
         self._prompt = int(lengths.max())
         left = batch.padding_side == "left"
         self._shifts = self._prompt - lengths if left else np.zeros_like(lengths)
-        self._generating = generating
-        self._stops = np.array(sorted(stops), dtype=np.int64)
-        self._special = np.array(sorted(special), dtype=np.int64)
+        self._answers = answers
+        self._special = special
         self._seen = 0
-        self._ended = np.zeros(len(lengths), dtype=np.bool_)
 
     def read(self, ids: Ints, mask_width: int | None) -> Pass:
         """The next pass.
@@ -154,7 +153,7 @@ class PassReader:
         start = 0 if rerun else self._seen
         total = start + width
         begins = self._seen == 0 and width == self._prompt
-        fits = n == len(self._rows) and (begins or (self._seen > 0 and self._generating))
+        fits = n == len(self._rows) and (begins or (self._seen > 0 and self._answers is not None))
         if not fits or (mask_width is not None and mask_width != total):
             raise RunError(
                 "the forward pass is not the one that was announced, so that no token can be told",
@@ -165,21 +164,17 @@ class PassReader:
         new = ids[:, max(self._prompt - start, 0) :]
         return Pass(
             self._rows, width, self._shifts, start, self._prompt,
-            self._alive(new, restart=rerun), np.isin(new, self._special),
+            self._alive(max(start - self._prompt, 0), new.shape[1]), self._special(new),
         )  # fmt: skip
 
-    def _alive(self, new: Ints, *, restart: bool) -> Bools:
-        """Generated tokens before their row's first stop token."""
-        before = np.zeros_like(self._ended) if restart else self._ended
-        ended = np.logical_or.accumulate(np.isin(new, self._stops), axis=1)
-        ended = ended | before[:, None]
-        if new.shape[1]:
-            self._ended = ended[:, -1]
-        return ~ended
+    def _alive(self, first: int, count: int) -> Bools:
+        """``[n, count]`` the generated tokens that are part of their row's answer."""
+        read = np.zeros(len(self._rows)) if self._answers is None else np.array(self._answers())
+        return np.arange(first, first + count)[None, :] < read[:, None]
 
 
 def direct_pass(
-    ids: torch.Tensor | None, mask: torch.Tensor | None, cached: int, special: Collection[int]
+    ids: torch.Tensor | None, mask: torch.Tensor | None, cached: int, special: Marks
 ) -> Pass:
     """A call of the plain model: its rows are prompts.
 
@@ -202,13 +197,12 @@ def direct_pass(
             "an attention mask with holes, without a token or of another width",
             next_step="pad on one side only",
         )
-    marks = np.array(sorted(special), dtype=np.int64)
     tokens = ids.cpu().numpy().astype(np.int64)
     rows: list[TokenRow] = []
     for index in range(n):
         own = tokens[index][kept[index]]
         row = TokenRow.from_ids(str(index), own)
-        rows.append(TokenRow(row.id, own, row.phase, np.isin(own, marks)))
+        rows.append(TokenRow(row.id, own, row.phase, special(own)))
     nothing = np.zeros((n, 0), dtype=np.bool_)
     shifts = kept.argmax(1).astype(np.int64)
     return Pass(tuple(rows), width, shifts, 0, width, nothing, nothing)

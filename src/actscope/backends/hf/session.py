@@ -7,9 +7,8 @@ buffer brings the batch to the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ import torch
 from actscope.backends.hf.attention_call import AttentionCall
 from actscope.backends.hf.attention_route import watching
 from actscope.backends.hf.attention_rows import (
-    Checked,
-    QueryBlock,
     chosen_columns,
     head_rows,
     pattern_rows,
@@ -28,29 +25,33 @@ from actscope.backends.hf.attention_rows import (
     refuse_unverified,
 )
 from actscope.backends.hf.forward import forward
+from actscope.backends.hf.kept_rows import (
+    Group,
+    Kept,
+    assemble,
+    cut,
+    described,
+    plan_rows,
+    to_arrays,
+)
 from actscope.backends.hf.placement import is_offloaded
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.trace import evaluation_mode, first_tensor
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
-    ExampleFailure,
-    ExampleRecord,
-    TokenRow,
     empty_rows,
     one_row_per_example,
 )
 from actscope.core.arrays import DTYPES, Array
-from actscope.core.errors import BadInputError, ExampleError
+from actscope.core.errors import BadInputError
 from actscope.core.protocols import Selection
 from actscope.core.sites import Site
-from actscope.core.text import PROMPT
-from actscope.selectors import select
 
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
 
-__all__ = ["HFSession", "assemble", "described", "to_array"]
+__all__ = ["HFSession"]
 
 
 class _Seen(BaseException):
@@ -58,41 +59,6 @@ class _Seen(BaseException):
 
     A BaseException, so that no ``except Exception`` inside a model swallows it.
     """
-
-
-_Group = tuple[int, int, torch.dtype]
-"""Rows, width and dtype: sites alike in all three share one buffer and one copy."""
-
-
-@dataclass
-class _Kept:
-    """What one batch keeps: which rows of the padded batch, and where they go.
-
-    Attributes:
-        rows: Flat row indices into ``[n * pos]``, examples in order (unpooled).
-        examples: Which examples keep anything, or None for all.
-        mask: ``[kept examples, pos]`` bool, the kept tokens (pooled).
-        buffers: ``[sites, rows, width]`` of each group.
-        slots: Site -> (group, place in its buffer).
-        loose: Sites whose width only the strategy knows.
-        pending: Sites not seen yet in this pass.
-        blocks: The queries and keys of each kept example, for patterns.
-        checks: What tells whether each pattern is right, to be looked at after the pass.
-    """
-
-    rows: torch.Tensor
-    examples: torch.Tensor | None
-    mask: torch.Tensor
-    buffers: dict[_Group, torch.Tensor] = field(default_factory=dict[_Group, torch.Tensor])
-    slots: dict[Site, tuple[_Group, int]] = field(default_factory=dict[Site, tuple[_Group, int]])
-    loose: dict[Site, torch.Tensor] = field(default_factory=dict[Site, torch.Tensor])
-    pending: set[Site] = field(default_factory=set[Site])
-    blocks: tuple[QueryBlock, ...] = ()
-    checks: dict[Site, Checked] = field(default_factory=dict[Site, Checked])
-
-    def of_examples(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The examples that keep anything."""
-        return tensor if self.examples is None else tensor.index_select(0, self.examples)
 
 
 class HFSession:
@@ -115,7 +81,7 @@ class HFSession:
         self._attention = {s: tap for s, tap in taps.items() if tap.side == "attention"}
         self._handles: list[Any] = []
         self._open = False
-        self._kept: _Kept | None = None
+        self._kept: Kept | None = None
 
     def __enter__(self) -> HFSession:
         self._open = True
@@ -152,7 +118,9 @@ class HFSession:
             Activations of the examples whose span has tokens; the others are ``failures``.
 
         Raises:
-            BadInputError: the session is closed, or the adapter was switched since it was opened.
+            BadInputError: the session is closed, the adapter was switched since it was opened,
+                tensors lie on different devices, or padding on the left changes what this model
+                computes.
         """
         if not self._open:
             raise BadInputError(
@@ -165,7 +133,8 @@ class HFSession:
                 expected=self._adapter or "the plain base",
                 next_step="switch first, then open the capture",
             )
-        spans, failures = _spans(batch, self._selection)
+        self._check_padding(batch)
+        spans, failures = cut(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
         if keep:
             arrays = self._forward(batch, spans, keep)
@@ -175,12 +144,48 @@ class HFSession:
             self._model, assemble(batch, spans, keep, arrays, self._selection, failures)
         )
 
+    def _check_padding(self, batch: Batch) -> None:
+        ragged = len({len(row) for row in batch.rows}) > 1
+        if batch.padding_side == "left" and ragged and self._model.leaks_left_padding:
+            who = self._model.identity
+            raise BadInputError(
+                f"padding on the left changes what {who.name} ({who.model_type}) computes",
+                got=f"{len(batch.rows)} examples of different lengths",
+                expected="padding on the right, or examples of one length",
+                next_step="Batch(rows), whose padding is on the right",
+            )
+
+    def gather(
+        self, batch: Batch, tensors: Mapping[Site, torch.Tensor], starts: Sequence[int]
+    ) -> ActivationBatch:
+        """What ``run`` returns, from tensors that were recorded elsewhere.
+
+        Args:
+            batch: The examples.
+            tensors: ``[n, columns, d]`` of each site.
+            starts: The column of each example's first token.
+        """
+        spans, failures = cut(batch, self._selection)
+        keep = [i for i, positions in enumerate(spans) if positions is not None]
+        arrays = {s: self._empty(s) for s in self._selection.sites}
+        if keep:
+            columns = next(iter(tensors.values())).shape[1]
+            kept = plan_rows(spans, keep, columns, starts, self._model.device)
+            self._allocate(kept, len(keep))
+            for site, tensor in tensors.items():
+                self._store(kept, site, tensor)
+            arrays = to_arrays(kept)
+        return described(
+            self._model, assemble(batch, spans, keep, arrays, self._selection, failures)
+        )
+
     def _forward(
         self, batch: Batch, spans: list[Array | None], keep: list[int]
     ) -> dict[Site, Array]:
         ids, mask = batch.padded(self._model.pad_id)
         device = self._model.device
-        self._kept = _plan_rows(batch, spans, keep, ids.shape[1], device)
+        starts = mask.argmax(axis=1).tolist()
+        self._kept = plan_rows(spans, keep, ids.shape[1], starts, device)
         self._kept.pending = set(self._taps)
         self._kept.blocks = query_blocks(batch, spans, keep, ids.shape[1], device)
         self._allocate(self._kept, len(keep))
@@ -209,7 +214,7 @@ class HFSession:
             missing = ", ".join(str(s) for s in sorted(kept.pending))
             raise BadInputError(f"the forward pass never reached {missing}")
         refuse_unverified(kept.checks)
-        return _to_numpy(kept)
+        return to_arrays(kept)
 
     def _watching(self, n: int) -> AbstractContextManager[None]:
         """See the attention operations of the sites asked for; nothing where there are none."""
@@ -229,10 +234,10 @@ class HFSession:
             else:
                 self._keep(site, head_rows(call, tap.name, site.parts), 1.0)
 
-    def _allocate(self, kept: _Kept, n: int) -> None:
+    def _allocate(self, kept: Kept, n: int) -> None:
         """One buffer per group of sites alike in rows, width and dtype."""
         pools = self._selection.strategy.pools
-        groups: dict[_Group, list[Site]] = {}
+        groups: dict[Group, list[Site]] = {}
         for site in self._selection.sites:
             if site.layout == "blocks":
                 continue
@@ -289,12 +294,12 @@ class HFSession:
         self._store(kept, site, tensor)
         self._done(kept, site)
 
-    def _done(self, kept: _Kept, site: Site) -> None:
+    def _done(self, kept: Kept, site: Site) -> None:
         kept.pending.discard(site)
         if not kept.pending and self._stops_early:
             raise _Seen
 
-    def _store(self, kept: _Kept, site: Site, tensor: torch.Tensor) -> None:
+    def _store(self, kept: Kept, site: Site, tensor: torch.Tensor) -> None:
         strategy = self._selection.strategy
         if not strategy.pools and not one_row_per_example(site):
             group, place = kept.slots[site]
@@ -321,102 +326,3 @@ class HFSession:
 def _plain_width(selection: Selection) -> bool:
     """Whether pooling keeps the width: every strategy but a custom one does."""
     return selection.strategy.name != "custom"
-
-
-def _spans(
-    batch: Batch, selection: Selection
-) -> tuple[list[Array | None], tuple[ExampleFailure, ...]]:
-    spans: list[Array | None] = []
-    failures: list[ExampleFailure] = []
-    for index, row in enumerate(batch.rows):
-        try:
-            spans.append(select(row, selection.span))
-        except ExampleError as error:
-            spans.append(None)
-            failures.append(ExampleFailure(row.id, index, error.kind, str(error)))
-    return spans, tuple(failures)
-
-
-def _plan_rows(
-    batch: Batch, spans: list[Array | None], keep: list[int], width: int, device: torch.device
-) -> _Kept:
-    mask = np.zeros((len(keep), width), dtype=np.bool_)
-    flat: list[Array] = []
-    for place, index in enumerate(keep):
-        positions = spans[index]
-        assert positions is not None
-        shift = width - len(batch.rows[index]) if batch.padding_side == "left" else 0
-        mask[place, positions + shift] = True
-        flat.append(index * width + shift + positions)
-    rows = torch.from_numpy(np.concatenate(flat).astype(np.int64)).to(device)
-    everyone = len(keep) == len(batch.rows)
-    examples = None if everyone else torch.tensor(keep, dtype=torch.int64, device=device)
-    return _Kept(rows, examples, torch.from_numpy(mask).to(device))
-
-
-def _to_numpy(kept: _Kept) -> dict[Site, Array]:
-    """One copy per buffer, then views."""
-    on_cpu = {group: buffer.cpu() for group, buffer in kept.buffers.items()}
-    tensors = {site: on_cpu[group][place] for site, (group, place) in kept.slots.items()}
-    tensors |= {site: tensor.cpu() for site, tensor in kept.loose.items()}
-    return {site: to_array(tensor) for site, tensor in tensors.items()}
-
-
-def to_array(tensor: torch.Tensor) -> Array:
-    """The same CPU memory as numpy, bfloat16 by ``ml_dtypes``."""
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(DTYPES["bfloat16"])
-    return tensor.numpy()
-
-
-def assemble(
-    batch: Batch,
-    spans: list[Array | None],
-    keep: list[int],
-    arrays: dict[Site, Array],
-    selection: Selection,
-    failures: tuple[ExampleFailure, ...],
-) -> ActivationBatch:
-    """Arrays of the kept examples with their tokens: what a capture returns."""
-    rows = [batch.rows[i] for i in keep]
-    kept = [positions for positions in spans if positions is not None]
-    counts = [1] * len(rows) if selection.strategy.pools else [len(p) for p in kept]
-    positions = [] if selection.strategy.pools else kept
-    return ActivationBatch(
-        arrays={site: arrays[site] for site in selection.sites},
-        offsets=_offsets(counts),
-        positions=_joined(positions, np.int32),
-        examples=tuple(_record(row, index) for row, index in zip(rows, keep, strict=True)),
-        token_ids=_joined([row.token_ids for row in rows], np.int64),
-        token_offsets=_offsets([len(row) for row in rows]),
-        phase=_joined([row.phase for row in rows], np.uint8),
-        pooled=selection.strategy.pools,
-        failures=failures,
-    )
-
-
-def described(model: HFModel, batch: ActivationBatch) -> ActivationBatch:
-    """The same with what the model says about it: blocks, heads, and what was done to it."""
-    heads = {
-        site: model.heads(site)
-        for site, array in batch.arrays.items()
-        if site.layout == "blocks" or array.shape[-1] == model.width(site)
-    }
-    return replace(
-        batch,
-        n_layers=model.n_layers,
-        heads={site: count for site, count in heads.items() if count},
-        interventions=model.interventions.describe(),
-    )
-
-
-def _record(row: TokenRow, index: int) -> ExampleRecord:
-    return ExampleRecord(row.id, index, len(row), int((row.phase == PROMPT).sum()))
-
-
-def _offsets(counts: list[int]) -> Array:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def _joined(parts: list[Array], dtype: Any) -> Array:
-    return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)

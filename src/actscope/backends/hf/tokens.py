@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from actscope.backends.hf.roles import content_ranges
+from actscope.backends.hf.unfolding import are_special, offsets_of_ids
 from actscope.core.activations import TokenRow
+from actscope.core.arrays import Array
 from actscope.core.errors import BadInputError, ExampleError
-from actscope.core.text import PROMPT, Example, Message
+from actscope.core.spelling import Spelling
+from actscope.core.text import PROMPT, Example, Message, Span
 
-__all__ = ["encode_example", "render_chat", "single_token"]
+__all__ = ["check_text_span", "encode_example", "render_chat", "single_token"]
 
 
 def encode_example(tokenizer: Any, example: Example, *, chat: bool, vocab_size: int) -> TokenRow:
@@ -42,15 +48,82 @@ def encode_example(tokenizer: Any, example: Example, *, chat: bool, vocab_size: 
         turns = example.messages or (Message("user", example.text or ""),)
         text = render_chat(tokenizer, turns, example.id)
         ids = _ids_of(tokenizer, text, example.id, special=False)
+        spelling = cache(lambda: _spelled_chat(tokenizer, example.id, turns, text, ids))
     else:
         text = example.text or ""
         ids = _ids_of(tokenizer, text, example.id, special=True)
         bos = getattr(tokenizer, "bos_token_id", None)
         if bos is not None and ids[:2] == [bos, bos]:
             ids = ids[1:]  # the text itself began with the BOS token
+        spelling = cache(lambda: _spelled_text(tokenizer, example.id, text, ids))
     if not ids:
         raise ExampleError("no_tokens", f"example {example.id!r} has no tokens")
-    return _row(tokenizer, example.id, ids)
+    return replace(_row(tokenizer, example.id, ids), spelling=spelling)
+
+
+def check_text_span(tokenizer: Any, span: Span) -> None:
+    """Refuse a span that asks what tokens spell where the tokenizer does not say.
+
+    Raises:
+        BadInputError: there is no tokenizer, or one that gives no offsets.
+    """
+    if not span.needs_text or getattr(tokenizer, "is_fast", False):
+        return
+    raise BadInputError(
+        f"the span {span} needs a tokenizer that says which characters each token spells",
+        got="no tokenizer" if tokenizer is None else f"{type(tokenizer).__name__}, without offsets",
+        next_step="load the fast tokenizer (a tokenizer.json beside the model; "
+        "wrap_model(hf_model, fast_tokenizer)), or choose a span that counts tokens: "
+        "all, prompt, response, answer, last:K, START:END",
+    )
+
+
+def _spelled_text(tokenizer: Any, identity: str, text: str, ids: list[int]) -> Spelling:
+    offsets = _offsets(tokenizer, identity, text, ids, special=True)
+    roles = np.zeros(len(ids), np.uint8)
+    return Spelling(text, offsets, roles, "it is a plain text, not a conversation")
+
+
+def _spelled_chat(
+    tokenizer: Any, identity: str, turns: Sequence[Message], text: str, ids: list[int]
+) -> Spelling:
+    offsets = _offsets(tokenizer, identity, text, ids, special=False)
+    plain = Spelling(text, offsets, np.zeros(len(ids), np.uint8))
+    try:
+        ranges = content_ranges(turns, text, lambda t: render_chat(tokenizer, t, identity))
+    except ExampleError as error:
+        return replace(plain, no_roles=error.what)
+    roles = plain.roles.copy()
+    for start, end, role in ranges:
+        roles[plain.overlapping(start, end)] = role
+    return replace(plain, roles=roles)
+
+
+def _spelled_ids(tokenizer: Any, ids: list[int]) -> Spelling:
+    text, offsets = offsets_of_ids(tokenizer, ids)
+    roles = np.zeros(len(ids), np.uint8)
+    return Spelling(text, offsets, roles, "it is token ids, not a conversation")
+
+
+def _offsets(tokenizer: Any, identity: str, text: str, ids: list[int], *, special: bool) -> Array:
+    """Which characters each token spells, ``[L, 2]``.
+
+    Raises:
+        ExampleError: the tokenizer gives no offsets, or none for exactly these tokens.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ExampleError(
+            "no_text",
+            f"example {identity!r}: {type(tokenizer).__name__} gives no offsets",
+            next_step="load the fast tokenizer, or choose a span that counts tokens",
+        )
+    encoded = tokenizer(
+        text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
+    )
+    extra = len(encoded["input_ids"]) - len(ids)  # a BOS that was dropped
+    if list(encoded["input_ids"][extra:]) != ids:
+        raise ExampleError("no_text", f"example {identity!r} is not tokenised the same way twice")
+    return np.array(encoded["offset_mapping"][extra:], dtype=np.int64).reshape(-1, 2)
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Message], identity: str) -> str:
@@ -98,7 +171,10 @@ def _from_ids(tokenizer: Any, example: Example, vocab_size: int) -> TokenRow:
             "bad_token",
             f"example {example.id!r} has token id {wrong[0]}; the vocabulary has {vocab_size}",
         )
-    return _row(tokenizer, example.id, ids)
+    row = _row(tokenizer, example.id, ids)
+    if tokenizer is None:
+        return row
+    return replace(row, spelling=cache(lambda: _spelled_ids(tokenizer, ids)))
 
 
 def single_token(tokenizer: Any, token: int | str, vocab_size: int) -> int:
@@ -124,7 +200,6 @@ def single_token(tokenizer: Any, token: int | str, vocab_size: int) -> int:
 
 
 def _row(tokenizer: Any, identity: str, ids: list[int]) -> TokenRow:
-    marks = np.asarray(getattr(tokenizer, "all_special_ids", None) or [], dtype=np.int64)
     array = np.asarray(ids, dtype=np.int64)
     phase = np.full(len(ids), PROMPT, dtype=np.uint8)
-    return TokenRow(identity, array, phase, np.isin(array, marks))
+    return TokenRow(identity, array, phase, are_special(tokenizer, array))
