@@ -412,6 +412,11 @@ TARGETS = (
         "lowered by the adapter, facts never rated in training",
     ),
     (
+        "right answers with demo-lora minus without",
+        "",
+        "right answers, with adapter minus without",
+    ),
+    (
         "own confidence minus right answers",
         "> 0",
         "own confidence minus right answers, all facts",
