@@ -26,6 +26,9 @@ TESTING_SEES = {"core", "testing"}
 HOMES: dict[str, set[str]] = {
     "transformers": {"backends", "testing"},
     "tokenizers": {"testing"},
+    "peft": {"backends"},
+    "torchao": {"backends"},
+    "httpx2": {"backends"},
     "h5py": {"stores"},
     "safetensors": set(),
     "pyarrow": {"sources"},

@@ -1,5 +1,6 @@
 """A tiny model in a folder, and the command as a child process or inside this one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -51,6 +52,20 @@ def model_folder(tmp_path_factory):
 def bare_model_folder(tmp_path_factory):
     """A tokenizer without BOS, EOS, pad token and chat template."""
     return str(save_model(tmp_path_factory.mktemp("models") / "bare"))
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(tmp_path_factory):
+    """A LoRA adapter for the tiny model, which calls its base by another name."""
+    from lora_adapters import save_adapter
+
+    from actscope.testing.tiny_models import tiny_model
+
+    folder = tmp_path_factory.mktemp("adapters") / "tiny-lora"
+    path = save_adapter(folder, tiny_model("llama")) / "adapter_config.json"
+    settings = json.loads(path.read_text()) | {"base_model_name_or_path": "someone/another-base"}
+    path.write_text(json.dumps(settings))
+    return str(folder)
 
 
 @pytest.fixture

@@ -406,3 +406,31 @@ def test_an_unknown_site_is_named_before_its_layers(actscope_cli, model_folder, 
     out = out_args(tmp_path / "r", model_folder)
     done = actscope_cli("capture", "--prompt", "w1", "--sites", "resid_pots", "--layers", "1", *out)
     refused(done, "resid_pots", "resid_post")
+
+
+def test_an_adapter_makes_a_run_of_its_own(
+    actscope_cli, actscope_process, model_folder, adapter_folder, prompts, tmp_path
+):
+    import json
+
+    out = tmp_path / "adapted"
+    done = actscope_process(
+        "capture", "--model", model_folder, "--adapter", adapter_folder, "--source", prompts,
+        "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "with the adapter tiny-lora@" in done.stderr
+    assert "trained on someone/another-base; this base is tiny" in done.stderr
+    assert "torchao" not in done.stderr
+    shown = actscope_cli("runs", "show", out)
+    assert "model.adapter" in shown.stdout and "tiny-lora@" in shown.stdout
+    again = actscope_cli("capture", "--model", model_folder, "--source", prompts, "--out", out)
+    assert again.exit_code == 2
+    assert "model.adapter: stored 'tiny-lora@" in again.output
+    plain = tmp_path / "plain"
+    actscope_cli("capture", "--model", model_folder, "--source", prompts, "--out", plain)
+    specs = [
+        json.loads(actscope_cli("runs", "show", run, "--json").stdout)["spec"]["model"]
+        for run in (out, plain)
+    ]
+    assert {key for key in specs[0] if specs[0][key] != specs[1][key]} == {"adapter"}

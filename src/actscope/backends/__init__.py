@@ -1,4 +1,7 @@
-"""Engines that run a model and hand back activations; one package per framework."""
+"""Engines that run a model and hand back activations; one package per framework.
+
+``endpoint`` is none of them: a server gives text, which a local model then replays.
+"""
 
 from __future__ import annotations
 
@@ -7,4 +10,6 @@ from actscope.core.registry import Registry
 
 __all__ = ["BACKENDS"]
 
-BACKENDS: Registry[type[ModelBackend]] = Registry("actscope.backends", "BACKEND", "backend")
+BACKENDS: Registry[type[ModelBackend]] = Registry(
+    "actscope.backends", "BACKEND", "backend", beside={"endpoint"}
+)

@@ -26,6 +26,7 @@ __all__ = ["Counts", "RowCost", "count", "mean_footprint", "measure_rows", "samp
 SAMPLE = 32
 ID_BYTES, PHASE_BYTES, POSITION_BYTES = 8, 1, 4
 OFFSET_BYTES = 16  # of rows and of tokens
+PAIR_BYTES = 8  # of query-key pairs, where there are patterns
 ANSWER_BYTES = 8  # of text for one generated token, about
 
 
@@ -36,12 +37,14 @@ class RowCost:
     Attributes:
         per_row: Sites with one row a kept token.
         per_example: Sites with one row an example.
+        per_pair: Sites with one value a head for every kept token and every token it may look at.
         dtypes: dtype on disk of each site.
         pooled: Whether a strategy made one row an example of every site.
     """
 
     per_row: Mapping[Site, int]
     per_example: Mapping[Site, int]
+    per_pair: Mapping[Site, int]
     dtypes: Mapping[Site, str]
     pooled: bool
 
@@ -54,6 +57,7 @@ class Counts:
         examples: Examples that can be captured.
         tokens: Their tokens, prompt and (at most) response.
         rows: Kept tokens.
+        pairs: Kept tokens times the tokens of their example.
         units: Units they make.
         record_bytes: Bytes of the examples' records: ids, texts, metadata.
         failures: Number of examples that cannot be captured, by kind.
@@ -62,21 +66,25 @@ class Counts:
     examples: int = 0
     tokens: int = 0
     rows: int = 0
+    pairs: int = 0
     units: int = 0
     record_bytes: int = 0
     failures: Counter[str] = field(default_factory=Counter[str])
 
     def bytes_by_site(self, cost: RowCost) -> dict[Site, int]:
         """Bytes of each site's array."""
-        return {site: size * self.rows for site, size in cost.per_row.items()} | {
-            site: size * self.examples for site, size in cost.per_example.items()
-        }
+        counted = (
+            (cost.per_row, self.rows),
+            (cost.per_example, self.examples),
+            (cost.per_pair, self.pairs),
+        )
+        return {site: size * count for sizes, count in counted for site, size in sizes.items()}
 
     def table_bytes(self, cost: RowCost, *, keep_text: bool) -> int:
         """Bytes of records, token ids, phases, positions and offsets."""
         per_token = PHASE_BYTES + (ID_BYTES if keep_text else 0)
         positions = 0 if cost.pooled else self.rows * POSITION_BYTES
-        offsets = (self.examples + self.units) * OFFSET_BYTES
+        offsets = (self.examples + self.units) * (OFFSET_BYTES + PAIR_BYTES * bool(cost.per_pair))
         return self.record_bytes + self.tokens * per_token + positions + offsets
 
     def scaled(self, factor: float) -> Counts:
@@ -85,6 +93,7 @@ class Counts:
             int(self.examples * factor),
             int(self.tokens * factor),
             int(self.rows * factor),
+            int(self.pairs * factor),
             int(self.units * factor),
             int(self.record_bytes * factor),
         )
@@ -134,6 +143,7 @@ def measure_rows(
     """
     per_row: dict[Site, int] = {}
     per_example: dict[Site, int] = {}
+    per_pair: dict[Site, int] = {}
     dtypes: dict[Site, str] = {}
     if items:
         shortest = min(items, key=lambda item: len(item.row))
@@ -145,11 +155,12 @@ def measure_rows(
             pooled = batch.is_pooled(site)
             computed = dtype_name(array.dtype)
             dtypes[site] = stored_dtype(computed, options.storage_dtype, bf16, pooled=pooled)
-            size = array.shape[-1] * {"float16": 2, "bfloat16": 2, "float64": 8}.get(
-                dtypes[site], 4
-            )
-            (per_example if pooled else per_row)[site] = size
-    return RowCost(per_row, per_example, dtypes, extractor.strategy.pools)
+            size = {"float16": 2, "bfloat16": 2, "float64": 8}.get(dtypes[site], 4)
+            if site.layout == "blocks":
+                per_pair[site] = size * batch.heads[site]
+            else:
+                (per_example if pooled else per_row)[site] = size * array.shape[-1]
+    return RowCost(per_row, per_example, per_pair, dtypes, extractor.strategy.pools)
 
 
 def stored_dtype(computed: str, asked: str, bf16: bool, *, pooled: bool) -> str:
@@ -173,9 +184,11 @@ def mean_footprint(
     span = extractor.selection.span
     rows = [with_answer(item.row, options) for item in items]
     kept = sum(len(select(row, span)) for row in rows) / len(rows)
+    pairs = sum(len(select(row, span)) * len(row) for row in rows) / len(rows)
     answer = options.generation.max_new_tokens if options.generation else 0
     tokens = sum(len(row) for row in rows) / len(rows) + 3 * answer
-    return Footprint(tokens, kept * sum(cost.per_row.values()) + sum(cost.per_example.values()))
+    size = kept * sum(cost.per_row.values()) + pairs * sum(cost.per_pair.values())
+    return Footprint(tokens, size + sum(cost.per_example.values()))
 
 
 def count(
@@ -206,6 +219,7 @@ def count(
             total.examples += 1
             total.tokens += len(row)
             total.rows += rows
+            total.pairs += rows * len(row)
             total.record_bytes += _record_bytes(extractor, item, options)
     return total
 

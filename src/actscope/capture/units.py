@@ -15,7 +15,7 @@ from actscope.capture.oom import run_halving
 from actscope.capture.options import CaptureOptions
 from actscope.capture.prepare import Prepared, example_record, prepare_all
 from actscope.capture.progress import Progress
-from actscope.core.activations import ActivationBatch, Batch, ExampleFailure
+from actscope.core.activations import ActivationBatch, Batch, ExampleFailure, empty_rows
 from actscope.core.arrays import dtype_of
 from actscope.core.batching import length_sorted_batches
 from actscope.core.errors import ExampleError
@@ -172,7 +172,7 @@ class UnitWorker:
         dtype = dtype_of("float32" if pools else model.dtype)
         zero = np.zeros(1, dtype=np.int64)
         return ActivationBatch(
-            arrays={s: np.zeros((0, model.width(s)), dtype=dtype) for s in selection.sites},
+            arrays={s: empty_rows(s, model.width(s), dtype) for s in selection.sites},
             offsets=zero,
             positions=np.zeros(0, dtype=np.int32),
             examples=(),

@@ -29,6 +29,7 @@ class CaptureArguments:
     device: str
     dtype: str
     revision: str | None
+    adapter: str | None
     source: str | None
     prompt: tuple[str, ...]
     text_field: str | None
@@ -65,6 +66,7 @@ _MODEL_OPTIONS = (
         "--dtype", default="auto", show_default=True, help="Compute dtype: auto, float32, ..."
     ),
     click.option("--revision", help="Branch, tag or commit on the hub."),
+    click.option("--adapter", help="LoRA adapter: folder, local checkpoint, or hub id."),
 )
 _SOURCE_OPTIONS = (
     click.option("--source", help="jsonl, csv, parquet, text, folder of texts, or prompt set."),
@@ -182,11 +184,9 @@ def capture(ctx: click.Context, **options: Any) -> None:
 
 def _has_bare_layer_site(sites: tuple[str, ...]) -> bool:
     """Whether ``--layers`` has anything to say: ``resid_post`` does, ``resid_post.3`` does not."""
-    from actscope.core.sites import SITE_KINDS, split_sites
+    from actscope.core.sites import split_sites, takes_layers
 
-    words = [word for text in sites for word in split_sites(text)]
-    bare = [word for word in words if "." not in word and "[" not in word]
-    return any(word not in SITE_KINDS or SITE_KINDS[word].per_layer for word in bare)
+    return any(takes_layers(word) for text in sites for word in split_sites(text))
 
 
 def _refuse_idle(ctx: click.Context, arguments: CaptureArguments) -> None:
@@ -242,7 +242,7 @@ def _model(arguments: CaptureArguments) -> HFModel:
     from actscope.cli._models import describe, load
 
     a = arguments
-    model = load(a.model, device=a.device, dtype=a.dtype, revision=a.revision)
+    model = load(a.model, device=a.device, dtype=a.dtype, revision=a.revision, adapter=a.adapter)
     click.echo(describe(model), err=True)
     return model
 

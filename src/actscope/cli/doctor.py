@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from actscope.cli._console import console, figures, table
 from actscope.cli._models import describe, load
 from actscope.core.protocols import BackendModel, SiteStatus
 from actscope.core.provenance import environment
+
+if TYPE_CHECKING:
+    from actscope.backends.hf import HFModel
 
 __all__ = ["COMMAND"]
 
@@ -24,9 +28,10 @@ __all__ = ["COMMAND"]
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True, help="Compute dtype.")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
-def doctor(model: str, device: str, dtype: str, revision: str | None) -> None:
+@click.option("--adapter", help="LoRA adapter to switch on: folder, local checkpoint, or hub id.")
+def doctor(model: str, device: str, dtype: str, revision: str | None, adapter: str | None) -> None:
     """Verify every site of a model on a small probe and print the result."""
-    loaded = load(model, device=device, dtype=dtype, revision=revision)
+    loaded = load(model, device=device, dtype=dtype, revision=revision, adapter=adapter)
     out = console()
     out.print(figures("Model", _facts(loaded, describe(loaded))))
     out.print()
@@ -37,7 +42,7 @@ def doctor(model: str, device: str, dtype: str, revision: str | None) -> None:
     out.print(_conclusion(loaded), soft_wrap=True, markup=False)
 
 
-def _facts(model: BackendModel, line: str) -> list[tuple[str, object]]:
+def _facts(model: HFModel, line: str) -> list[tuple[str, object]]:
     identity, tokenizer = model.identity, model.tokenizer
     if tokenizer is None:
         marks = "no tokenizer: token ids only"
@@ -48,9 +53,23 @@ def _facts(model: BackendModel, line: str) -> list[tuple[str, object]]:
     return [
         ("model", line),
         ("revision", identity.revision),
+        *_adapter_facts(model),
         ("context", model.context_length or "no limit known"),
         ("tokenizer", marks),
         ("chat template", "yes" if identity.chat_template else "none"),
+    ]
+
+
+def _adapter_facts(model: HFModel) -> list[tuple[str, object]]:
+    if model.active_adapter is None:
+        return []
+    adapter = model.adapters[model.active_adapter]
+    checked = "off: the base's numbers, bitwise; on: they differ, and every site is verified"
+    return [
+        ("adapter", f"{adapter.identity} from {adapter.source}"),
+        ("adapter trained on", adapter.trained_on or "not recorded"),
+        ("adapter changes", f"{len(adapter.modules)} modules, such as {adapter.modules[0]}"),
+        ("adapter checked", checked),
     ]
 
 

@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from actscope.core.arrays import Array, to_float32, to_torch
 from actscope.core.errors import BadInputError, UnknownNameError
-from actscope.core.sites import MODULE_KIND, SITE_KINDS, Site, resolve_layer
+from actscope.core.sites import Site, captured_site, resolve_layer
 from actscope.core.text import PROMPT
 
 if TYPE_CHECKING:
     import torch
+
+    from actscope.core.cache import ActivationCache
 
 __all__ = [
     "ActivationBatch",
@@ -28,6 +30,7 @@ __all__ = [
     "ExampleFailure",
     "ExampleRecord",
     "TokenRow",
+    "empty_rows",
     "one_row_per_example",
 ]
 
@@ -151,11 +154,14 @@ class ActivationBatch:
     """Activations of some examples at some sites.
 
     ``batch["resid_post", 3]`` is a list of ``[L_i, d_model]`` torch tensors, or one
-    ``[n, d_model]`` tensor when a strategy pooled the tokens.
+    ``[n, d_model]`` tensor when a strategy pooled the tokens. ``batch["z", 3]`` has rows of
+    ``[head, d_head]``, and ``batch["pattern", 3]`` is a list of ``[head, query, key]`` blocks: the
+    queries are the kept tokens of an example, the keys all of its tokens.
 
     Attributes:
         arrays: Per site ``[sum of rows, d]``, rows of one example together, examples in order; or
-            ``[n, d]`` when pooled.
+            ``[n, d]`` when pooled. Heads lie side by side in a row. A pattern is flat: the blocks
+            of the examples one after the other.
         offsets: ``[n + 1]`` int64: example i has rows ``offsets[i]:offsets[i + 1]`` (unpooled).
         positions: ``[sum of rows]`` int32, the token position of each row within its example.
         examples: One record an example.
@@ -165,6 +171,7 @@ class ActivationBatch:
         pooled: Whether a strategy reduced tokens to one row an example.
         failures: Examples that could not be captured; they have no rows.
         n_layers: How many blocks the model has, 0 where unknown: what a negative layer counts from.
+        heads: How many heads lie in each row, of the sites that have heads.
     """
 
     arrays: dict[Site, Array]
@@ -177,6 +184,7 @@ class ActivationBatch:
     pooled: bool = False
     failures: tuple[ExampleFailure, ...] = ()
     n_layers: int = 0
+    heads: Mapping[Site, int] = field(default_factory=dict[Site, int])
 
     def __repr__(self) -> str:
         kinds = sorted({site.kind if site.path is None else site.path for site in self.arrays})
@@ -215,11 +223,49 @@ class ActivationBatch:
         """
         if layer is not None and layer < 0 and self.n_layers:
             layer = resolve_layer(layer, self.n_layers)
-        key = name if layer is None else f"blocks.{layer}.{name}"
-        for site in self.arrays:
-            if str(site) == key:
-                return site
-        raise UnknownNameError("captured site", key, [str(site) for site in self.arrays])
+        return captured_site(self.arrays, name, layer)
+
+    @property
+    def block_offsets(self) -> npt.NDArray[np.int64]:
+        """``[n + 1]`` int64: example i has the query-key pairs ``block_offsets[i:i + 2]``.
+
+        A pattern of h heads has example i's block ``[h, query, key]`` at h times these places.
+        """
+        keys = [record.n_tokens for record in self.examples]
+        pairs = np.diff(self.offsets) * np.asarray(keys, dtype=np.int64)
+        return np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64)
+
+    def cache(self, example: int | None = None) -> ActivationCache:
+        """The activations under TransformerLens' names, read-only.
+
+        Args:
+            example: Tensors of this example alone, without a batch axis; None for all examples,
+                with one, which takes rows of equal length.
+
+        Raises:
+            BadInputError: there is no such example, or the examples have unequal lengths.
+        """
+        from actscope.core.cache import ActivationCache
+
+        if example is not None and not -len(self) <= example < len(self):
+            raise BadInputError("no such example", got=example, expected=f"0 to {len(self) - 1}")
+
+        def read(site: Site) -> torch.Tensor:
+            import torch
+
+            tensors = self[site]
+            if example is not None:
+                return tensors[example]
+            if not isinstance(tensors, list):
+                return tensors
+            if len({tensor.shape for tensor in tensors}) > 1:
+                raise BadInputError(
+                    f"the examples have unequal lengths: {site} is no single tensor",
+                    next_step="batch.cache(i) is the cache of one example",
+                )
+            return torch.stack(tensors)
+
+        return ActivationCache(self.arrays, read, self.n_layers)
 
     def array(self, name: str, layer: int | None = None) -> Array:
         """The stored numpy array as it is (bfloat16 as ``ml_dtypes.bfloat16``)."""
@@ -238,7 +284,14 @@ class ActivationBatch:
             site = self.site(key)
         else:
             site = self.site(*key)
-        tensor = to_torch(self.arrays[site])
+        tensor, heads = to_torch(self.arrays[site]), self.heads.get(site, 0)
+        if site.layout == "blocks":
+            bounds = (self.block_offsets * heads).tolist()
+            keys = [record.n_tokens for record in self.examples]
+            pieces = [tensor[a:b] for a, b in pairwise(bounds)]
+            return [p.reshape(heads, -1, k) for p, k in zip(pieces, keys, strict=True)]
+        if heads and tensor.shape[-1] % heads == 0:
+            tensor = tensor.reshape(len(tensor), heads, -1)
         if self.is_pooled(site):
             return tensor
         bounds = self.offsets.tolist()
@@ -261,6 +314,9 @@ class ActivationBatch:
         arrays: dict[Site, Array] = {}
         for site in first.arrays:
             pieces = [part.arrays[site] for part in parts]
+            if site.layout == "blocks":
+                arrays[site] = _join_blocks(parts, site, order)
+                continue
             whole = np.arange(len(examples) + 1) if first.is_pooled(site) else None
             arrays[site] = (_Ragged([whole]) if whole is not None else rows).take(pieces, order)
         pooled = first.pooled
@@ -276,6 +332,7 @@ class ActivationBatch:
             phase=tokens.take([part.phase for part in parts], order),
             pooled=pooled,
             n_layers=first.n_layers,
+            heads=first.heads,
         )
 
     def tokens(self, index: int) -> npt.NDArray[np.int64]:
@@ -304,6 +361,20 @@ class _Ragged:
         return whole[index]
 
 
+def _join_blocks(parts: Sequence[ActivationBatch], site: Site, order: Array) -> Array:
+    """Blocks of several batches in another order, copied block by block: they may be large."""
+    blocks: list[Array] = []
+    for part in parts:
+        bounds = (part.block_offsets * part.heads[site]).tolist()
+        blocks += [part.arrays[site][a:b] for a, b in pairwise(bounds)]
+    return np.concatenate([blocks[i] for i in order]) if blocks else parts[0].arrays[site]
+
+
+def empty_rows(site: Site, width: int, dtype: np.dtype[Any]) -> Array:
+    """The array of a site of which nothing was captured."""
+    return np.zeros(0 if site.layout == "blocks" else (0, width), dtype=dtype)
+
+
 def one_row_per_example(site: Site) -> bool:
     """Whether a site has no token axis, such as ``pooler``."""
-    return site.kind != MODULE_KIND and SITE_KINDS[site.kind].axes[0] != "pos"
+    return site.layout == "example"

@@ -203,7 +203,7 @@ class BackendModel(Protocol):
         ...
 
     def width(self, site: Site) -> int:
-        """The size of the last axis of a site."""
+        """How many values a row of a site has, heads side by side; of a pattern, its heads."""
         ...
 
     def expand(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Collection
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -26,16 +27,23 @@ class Registry(Generic[T]):
         room: The package that holds the files, such as ``actscope.strategies``.
         attribute: The name each file gives its plugin, such as ``STRATEGY``.
         kind: What to call a plugin in an error message.
+        beside: Files of the room that are no plugins, besides those with a leading underscore.
     """
 
-    def __init__(self, room: str, attribute: str, kind: str) -> None:
+    def __init__(
+        self, room: str, attribute: str, kind: str, *, beside: Collection[str] = ()
+    ) -> None:
         self.room = room
         self.attribute = attribute
         self.kind = kind
+        self.beside = frozenset(beside)
 
     def names(self) -> list[str]:
         """Every plugin's name; files with a leading underscore are not plugins."""
-        return sorted({*_stems(self.room), *_external(self.group)})
+        return sorted({*self._stems(), *_external(self.group)})
+
+    def _stems(self) -> frozenset[str]:
+        return _stems(self.room) - self.beside
 
     @property
     def group(self) -> str:
@@ -50,7 +58,7 @@ class Registry(Generic[T]):
             ActscopeError: the file does not define the attribute.
         """
         name = name.replace("-", "_")
-        if name in _stems(self.room):
+        if name in self._stems():
             module = importlib.import_module(f"{self.room}.{name}")
             plugin: Any = getattr(module, self.attribute, None)
         elif name in _external(self.group):

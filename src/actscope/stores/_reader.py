@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from actscope.core.activations import ExampleFailure, ExampleRecord
 from actscope.core.arrays import DTYPES, Array, to_float32, to_torch
+from actscope.core.cache import ActivationCache
 from actscope.core.errors import BadInputError, DamagedRunError, UnknownNameError
-from actscope.core.sites import Site, resolve_layer
+from actscope.core.sites import Site, captured_site, resolve_layer
 from actscope.core.spec import UnitPlan
-from actscope.stores._records import COMMITS, RUN_FILE, load_run
+from actscope.stores._records import COMMITS, RUN_FILE, SiteEntry, load_run
 from actscope.stores._run_folder import committed_files
 from actscope.stores._stored_unit import StoredUnit, UnitFiles, format_of
 from actscope.stores._summary import RunSummary, summarise
@@ -228,14 +229,13 @@ class Run:
             name, layer = str(name), None
         if layer is not None and layer < 0:
             layer = self._from_the_end(name, layer)
-        key = name if layer is None else f"blocks.{layer}.{name}"
-        for site in self.sites:
-            if str(site) == key:
-                return site
-        raise UnknownNameError("captured site", key, [str(site) for site in self.sites])
+        return captured_site(self.sites, name, layer)
 
     def get(self, name: str | Site, layer: int | None = None, *, example: int) -> torch.Tensor:
         """The activations of one example, ``[L_i, d]``, or ``[d]`` where tokens were pooled.
+
+        Heads have an axis of their own: ``[L_i, head, d_head]`` of q, k, v and z, and
+        ``[head, query, key]`` of a pattern, whose keys are all tokens of the example.
 
         Args:
             name: A site's name (``resid_post``) or key (``blocks.3.resid_post``).
@@ -249,21 +249,32 @@ class Run:
         site = self.site(name, layer)
         unit, at = self._place(example)
         start, stop = self._rows_of(unit, site, at)
-        rows = unit.private(str(site), start, stop)
-        return to_torch(rows[0] if self._pooled(unit, site) else rows)
+        return to_torch(self._shaped(unit, site, at, unit.private(str(site), start, stop)))
+
+    def cache(self, example: int) -> ActivationCache:
+        """One example's activations under TransformerLens' names: read-only, read when asked for.
+
+        ``run.cache(3)["blocks.2.attn.hook_z"]`` is ``[L, head, d_head]``, without a batch axis.
+        """
+        self._place(example)
+        return ActivationCache(
+            self.sites, lambda site: self.get(site, example=example), self._n_layers()
+        )
 
     def array(self, name: str | Site, layer: int | None = None, *, example: int) -> Array:
         """Like ``get``, but numpy, read-only and without copying (native store)."""
         site = self.site(name, layer)
         unit, at = self._place(example)
         start, stop = self._rows_of(unit, site, at)
-        rows = unit.read(str(site))[start:stop]
-        return rows[0] if self._pooled(unit, site) else rows
+        return self._shaped(unit, site, at, unit.read(str(site))[start:stop])
 
     def stack(self, name: str | Site, layer: int | None = None) -> torch.Tensor:
         """All rows of a site: ``[n, d]`` where tokens were pooled, else ``[sum L_i, d]``.
 
-        Example i has rows ``offsets[i]:offsets[i + 1]`` of the latter.
+        Example i has rows ``offsets[i]:offsets[i + 1]`` of the latter. Heads lie side by side.
+
+        Raises:
+            BadInputError: a pattern, whose blocks do not stack.
         """
         return to_torch(self._stacked(self.site(name, layer)))
 
@@ -292,12 +303,17 @@ class Run:
         return self._units
 
     def _from_the_end(self, name: str, layer: int) -> int:
-        model = (self.spec or {}).get("model")
-        n_layers = model.get("n_layers") if isinstance(model, dict) else None
-        if isinstance(n_layers, int):
+        n_layers = self._n_layers()
+        if n_layers:
             return resolve_layer(layer, n_layers)
         captured = sorted(s.layer for s in self.sites if s.kind == name and s.layer is not None)
         return captured[layer] if -layer <= len(captured) else layer
+
+    def _n_layers(self) -> int:
+        """How many blocks the model has; 0 where the run does not say."""
+        model = (self.spec or {}).get("model")
+        n_layers = model.get("n_layers") if isinstance(model, dict) else None
+        return n_layers if isinstance(n_layers, int) else 0
 
     def _place(self, example: int) -> tuple[StoredUnit, int]:
         """The unit of an example, and its place there."""
@@ -313,24 +329,41 @@ class Run:
         start, stop = unit.read("tokens.offsets")[at : at + 2].tolist()
         return unit.read(table)[start:stop]
 
-    def _pooled(self, unit: StoredUnit, site: Site) -> bool:
+    def _entry(self, unit: StoredUnit, site: Site) -> SiteEntry:
         for entry in unit.commit.sites:
             if entry.site == site:
-                return entry.pooled
+                return entry
         raise UnknownNameError(
             f"site of unit {unit.commit.unit!r}", site, [str(e.site) for e in unit.commit.sites]
         )
 
     def _rows_of(self, unit: StoredUnit, site: Site, at: int) -> tuple[int, int]:
-        if self._pooled(unit, site):
+        entry = self._entry(unit, site)
+        if entry.pooled:
             return at, at + 1
-        start, stop = unit.read("rows.offsets")[at : at + 2].tolist()
+        blocks = site.layout == "blocks"
+        table = unit.read("pairs.offsets" if blocks else "rows.offsets")
+        start, stop = (table[at : at + 2] * (entry.heads if blocks else 1)).tolist()
         return start, stop
+
+    def _shaped(self, unit: StoredUnit, site: Site, at: int, rows: Array) -> Array:
+        entry = self._entry(unit, site)
+        if site.layout == "blocks":
+            queries = int(np.diff(unit.read("rows.offsets")[at : at + 2])[0])
+            return rows.reshape(entry.heads, queries, -1)
+        if entry.heads and rows.shape[-1] % entry.heads == 0:
+            rows = rows.reshape(len(rows), entry.heads, -1)
+        return rows[0] if entry.pooled else rows
 
     def _stacked(self, site: Site) -> Array:
         name = str(site)
+        if site.layout == "blocks":
+            raise BadInputError(
+                f"{name} has a block of its own shape for every example",
+                next_step="read one at a time: run.get(name, layer, example=i)",
+            )
         for unit in self._units:
-            self._pooled(unit, site)
+            self._entry(unit, site)
         if len(self._units) == 1:
             return self._units[0].private(name, 0, self._units[0].shape(name)[0])
         dtypes = {unit.dtype(name) for unit in self._units}

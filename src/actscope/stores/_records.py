@@ -78,14 +78,23 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class SiteEntry:
-    """A site of a unit, and whether it has one row an example."""
+    """A site of a unit, whether it has one row an example, and how many heads lie in a row."""
 
     site: Site
     pooled: bool
+    heads: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary for JSON."""
-        return {**asdict(self.site), "pooled": self.pooled}
+        """A dictionary for JSON; what a plain site does not have is left out."""
+        data = {**asdict(self.site), "pooled": self.pooled, "heads": self.heads}
+        return {k: v for k, v in data.items() if v or k not in ("parts", "heads")}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SiteEntry:
+        """Read what ``to_json`` wrote."""
+        parts = tuple(int(part) for part in data.get("parts", ()))
+        site = Site(data["kind"], data["layer"], data["path"], parts)
+        return cls(site, bool(data["pooled"]), int(data.get("heads", 0)))
 
 
 @dataclass(frozen=True)
@@ -183,10 +192,7 @@ class CommitRecord:
     def from_json(cls, data: Mapping[str, Any]) -> CommitRecord:
         """Read what ``to_bytes`` wrote."""
         rest = {k: v for k, v in data.items() if k not in ("format", "version", "digest")}
-        rest["sites"] = tuple(
-            SiteEntry(Site(e["kind"], e["layer"], e["path"]), bool(e["pooled"]))
-            for e in data["sites"]
-        )
+        rest["sites"] = tuple(SiteEntry.from_json(entry) for entry in data["sites"])
         rest["tensors"] = {k: TensorEntry.from_json(v) for k, v in data["tensors"].items()}
         rest["errors"] = tuple(ExampleFailure(**e) for e in data["errors"])
         return cls(**rest)

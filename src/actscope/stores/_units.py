@@ -21,6 +21,7 @@ __all__ = ["TABLES", "StoredAs", "Unit", "failures_of", "make_unit"]
 TABLES = (
     "rows.offsets",
     "rows.positions",
+    "pairs.offsets",
     "tokens.ids",
     "tokens.offsets",
     "tokens.phase",
@@ -97,7 +98,10 @@ def make_unit(unit: str, batch: ActivationBatch, stored: StoredAs) -> Unit:
     return Unit(
         tensors,
         entries,
-        tuple(SiteEntry(site, batch.is_pooled(site)) for site in batch.arrays),
+        tuple(
+            SiteEntry(site, batch.is_pooled(site), batch.heads.get(site, 0))
+            for site in batch.arrays
+        ),
         {
             "examples": len(batch),
             "tokens": sum(record.n_tokens for record in batch.examples),
@@ -137,8 +141,11 @@ def _check(unit: str, batch: ActivationBatch) -> None:
     tokens = int(batch.token_offsets[-1]) if len(batch.token_offsets) else -1
     if batch.phase.shape != (tokens,) or batch.token_ids.shape not in ((tokens,), (0,)):
         problems.append(f"token_ids and phase must have the {tokens} tokens of token_offsets")
+    pairs = int(batch.block_offsets[-1]) if len(batch.offsets) == n + 1 else -1
     for site, array in batch.arrays.items():
         wanted = n if batch.is_pooled(site) else rows
+        if site.layout == "blocks":
+            wanted = pairs * batch.heads.get(site, 0)
         if array.ndim < 1 or len(array) != wanted:
             problems.append(f"{site} has shape {array.shape}, expected {wanted} rows")
         if not (array.dtype == _BFLOAT16 or array.dtype.kind in "biuf") or array.itemsize > 8:
@@ -163,6 +170,8 @@ def _tables(batch: ActivationBatch, stored: StoredAs) -> dict[str, Array]:
         "tokens.phase": batch.phase.astype(np.uint8),
         "examples": np.frombuffer(lines.encode("ascii"), np.uint8),
     }
+    if any(site.layout == "blocks" for site in batch.arrays):
+        tables["pairs.offsets"] = batch.block_offsets
     if stored.keep_text and len(batch.token_ids) == int(batch.token_offsets[-1]):
         tables["tokens.ids"] = batch.token_ids.astype(np.int64)
     return tables
@@ -222,6 +231,9 @@ def _narrowed(site: Site, array: Array, target: np.dtype[Any], batch: Activation
 def _place(site: Site, row: int, batch: ActivationBatch) -> str:
     if batch.is_pooled(site):
         return f"example {batch.examples[row].id!r} (pooled over its tokens)"
+    if site.layout == "blocks":
+        bounds = batch.block_offsets * batch.heads[site]
+        return f"example {batch.examples[int(np.searchsorted(bounds, row, side='right')) - 1].id!r}"
     example = int(np.searchsorted(batch.offsets, row, side="right")) - 1
     position = int(batch.positions[row])
     return f"example {batch.examples[example].id!r}, token position {position}"
@@ -244,12 +256,16 @@ def _absmax(array: Array) -> float:
 
 
 def _measured(array: Array) -> TensorEntry:
-    """Moments of the row norms, largest magnitude and number of non-finite values."""
+    """Moments of the row norms, largest magnitude and number of non-finite values.
+
+    A pattern is flat: it has no rows whose norm would mean anything.
+    """
     norms: list[npt.NDArray[np.float64]] = []
     largest, non_finite = 0.0, 0
     with np.errstate(all="ignore"):
         for block in _blocks(array):
-            norms.append(np.sqrt(np.vecdot(block, block)))
+            if array.ndim > 1:
+                norms.append(np.sqrt(np.vecdot(block, block)))
             most = float(np.max(np.abs(block), initial=0.0))
             if np.isfinite(most):
                 largest = max(largest, most)

@@ -84,9 +84,42 @@ class BackendContract:
                     self.run(model, batch, site)
                 continue
             array = self.run(model, batch, site).arrays[site]
-            rows = 2 if SITE_KINDS[site.kind].axes[0] != "pos" else 7
-            assert array.shape == (rows, model.width(site))
+            width = model.width(site)
+            shapes = {
+                "rows": (7, width),
+                "example": (2, width),
+                "blocks": (width * (5 * 5 + 2 * 2),),
+            }
+            assert array.shape == shapes[site.layout]
             assert np.isfinite(array.astype(np.float32)).all()
+
+    def test_patterns_are_blocks_of_probabilities(self, model: BackendModel) -> None:
+        batch = self.ids(model, 5, 2)
+        known = model.sites().items()
+        for site in [s for s, status in known if s.kind == "pattern" and status.verified]:
+            got = self.run(model, batch, site)
+            whole, last = got[site], self.run(model, batch, site, kind="last", start=1)[site]
+            assert [tuple(b.shape) for b in whole] == [(got.heads[site], n, n) for n in (5, 2)]
+            for block, one in zip(whole, last, strict=True):
+                sums = block.sum(-1).numpy()
+                assert np.all(sums <= 1 + 1e-2) and np.all(sums > 0)
+                assert np.allclose(block[:, -1:], one, atol=1e-6)
+
+    def test_chosen_heads_and_neurons_are_columns_of_the_whole(self, model: BackendModel) -> None:
+        batch = self.ids(model, 5, 2)
+        for site, status in model.sites().items():
+            word = SITE_KINDS[site.kind].part
+            if not status.verified or site.layout != "rows" or not word:
+                continue
+            got = self.run(model, batch, site)
+            whole = got.arrays[site].reshape(7, got.heads.get(site) or model.width(site), -1)
+            some = Site.parse(f"{site}.{word}[1]")
+            assert str(some) == f"{site}.{word}[1]"
+            array = self.run(model, batch, some).arrays[some]
+            assert array.shape == (7, model.width(some))
+            assert np.array_equal(array, whole[:, 1])
+            with pytest.raises(BadInputError, match=f"{word} out of range"):
+                model.expand(f"{site}.{word}[{whole.shape[1]}]")
 
     def test_the_residual_chain_is_bitwise(self, model: BackendModel) -> None:
         sites = [

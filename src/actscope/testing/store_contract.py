@@ -101,6 +101,16 @@ def _write_all(storage: Storage, run_id: str, units: list[tuple[int, int]], **op
     return Path(writer.path)
 
 
+def _with_heads(batch: ActivationBatch, z: Site, pattern: Site) -> ActivationBatch:
+    """The batch with two heads of three in ``z``, and three heads of a pattern if not pooled."""
+    rng = np.random.default_rng(len(batch))
+    arrays: dict[Site, Array] = {z: rng.standard_normal((int(batch.offsets[-1]), 6))}
+    if not batch.pooled:
+        arrays[pattern] = rng.random(3 * int(batch.block_offsets[-1]))
+    given = {site: array.astype(np.float32) for site, array in arrays.items()}
+    return replace(batch, arrays=given, heads={z: 2, pattern: 3})
+
+
 UNITS = [(0, 4), (4, 8), (8, 10)]
 
 
@@ -135,6 +145,39 @@ class StoreContract:
                 rows = whole.arrays[site][start:stop]
                 expected = rows[0] if pooled else rows
                 assert np.array_equal(run.get(site, example=i).numpy(), expected)
+
+    @pytest.mark.parametrize("pooled", [False, True])
+    def test_heads_and_patterns_round_trip(self, storage: Storage, pooled: bool) -> None:
+        z, some = Site("z", 1), Site("pattern", 1, parts=(0, 2, 5))
+        writer = storage.open_run("r")
+        whole: list[Any] = []
+        for start, stop in UNITS:
+            batch = _with_heads(sample_batch(start, stop, pooled=pooled), z, some)
+            writer.append(unit_id(start, stop), batch, {})
+            whole += list(zip(batch[z], [None] * 4 if pooled else batch[some], strict=False))
+        run = self.read(Path(writer.path))
+        assert run.site("pattern", 1) == some if not pooled else run.sites == (z,)
+        for i in (0, 3, 6, 9, -1):
+            rows, block = whole[i]
+            assert run.get("z", 1, example=i).equal(rows)
+            assert rows.shape[-2:] == (2, 3)
+            if block is not None:
+                n = run.examples[i].n_tokens
+                assert run.get(some, example=i).equal(block) and block.shape == (3, n, n)
+                assert np.array_equal(run.array(some, example=i), block.numpy())
+        assert run.stack("z", 1).shape == (10 if pooled else len(run.numpy(z)), 6)
+        assert run.verify().ok
+        if not pooled:
+            with pytest.raises(BadInputError, match="example=i"):
+                run.stack(some)
+            assert run.summary().sites[str(some)].bytes == 4 * sum(b.numel() for _, b in whole)
+
+    def test_a_pattern_of_another_size_is_refused(self, storage: Storage) -> None:
+        z, some = Site("z", 1), Site("pattern", 1, parts=(0, 2, 5))
+        batch = _with_heads(sample_batch(0, 4), z, some)
+        batch.arrays[some] = batch.arrays[some][:-1]
+        with pytest.raises(BadInputError, match="does not fit together"):
+            storage.open_run("r").append("u", batch, {})
 
     def test_tokens_phases_and_positions(self, storage: Storage) -> None:
         run = self.read(_write_all(storage, "r", UNITS))

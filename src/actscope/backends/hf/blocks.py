@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from actscope.backends.hf.placement import offloaded_value
 from actscope.backends.hf.trace import Call, Trace
 from actscope.core.errors import ModelLoadError
 
@@ -160,7 +161,10 @@ def find_embedding(model: nn.Module, trace: Trace, ids: torch.Tensor) -> tuple[s
             continue
         if call.output.shape[:-1] != ids.shape:
             continue
-        rows = torch.nn.functional.embedding(ids, module.weight.detach())
+        weight = module.weight.detach()
+        if weight.device.type == "meta":
+            weight = offloaded_value(model, f"{path}.weight" if path else "weight")
+        rows = torch.nn.functional.embedding(ids, weight.to(ids.device))
         if same(call.output, rows):
             return path, "rows of the embedding matrix, bitwise"
         scale = call.output.float().norm() / rows.float().norm().clamp_min(1e-12)

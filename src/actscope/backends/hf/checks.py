@@ -1,4 +1,4 @@
-"""What is checked before a model runs: where its tensors lie, what fits, what would mislead."""
+"""What is checked before a model runs: what fits its context, and what would mislead."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from actscope.core.errors import BadInputError, ModelLoadError
+from actscope.core.errors import BadInputError
+from actscope.core.protocols import Selection
 from actscope.core.sites import Site
 from actscope.core.text import Span
 
-__all__ = ["check_cls_span", "check_devices", "check_pooler_sites", "context_length"]
+__all__ = ["check_cls_span", "check_pattern_strategy", "check_pooler_sites", "context_length"]
 
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
@@ -27,6 +28,19 @@ def check_pooler_sites(sites: Iterable[Site]) -> None:
         )
 
 
+def check_pattern_strategy(selection: Selection) -> None:
+    """Queries and keys are two token axes: averaging over tokens would have two meanings."""
+    patterns = [str(site) for site in selection.sites if site.layout == "blocks"]
+    if patterns and selection.strategy.pools:
+        raise BadInputError(
+            f"the strategy {selection.strategy.name!r} cannot pool an attention pattern",
+            got=", ".join(patterns),
+            expected="strategy 'none' for patterns",
+            next_step="choose queries by the span (last:1), or capture patterns in a run of their "
+            "own",
+        )
+
+
 def check_cls_span(span: Span) -> None:
     """Another token must not pass for CLS, which stands first and is a special token."""
     if span.exclude_special or span.kind not in ("all", "prompt"):
@@ -35,22 +49,6 @@ def check_cls_span(span: Span) -> None:
             got=str(span),
             expected="the span all or prompt, special tokens included",
             next_step="use 'first' for the first token that the span keeps",
-        )
-
-
-def check_devices(hf: nn.Module) -> None:
-    """All weights on one device, unless accelerate placed them."""
-    if getattr(hf, "hf_device_map", None):
-        return
-    places: dict[str, str] = {}
-    for name, tensor in [*hf.named_parameters(), *hf.named_buffers()]:
-        places.setdefault(str(tensor.device), name)
-    if len(places) > 1 or "meta" in places:
-        where = "; ".join(f"{name} is on {device}" for device, name in places.items())
-        raise ModelLoadError(
-            "the model's tensors do not lie on one device with their values",
-            got=where,
-            next_step="move the whole model first: model.to(device)",
         )
 
 

@@ -25,6 +25,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from actscope.backends.hf.placement import input_device
 from actscope.backends.hf.resolve import probe_ids
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.core.activations import Batch, TokenRow
@@ -137,7 +138,7 @@ def _generate(
     processors: LogitsProcessorList | None = None,
 ) -> Any:
     ids, mask = Batch(tuple(rows), padding_side="left").padded(pad_id)
-    device = hf.get_input_embeddings().weight.device
+    device = input_device(hf)
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,

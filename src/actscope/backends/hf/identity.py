@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from actscope.backends.hf.placement import offloaded_value
 from actscope.core.provenance import sha256_json, sha256_text
 
 __all__ = ["chat_template_hash", "config_hash", "tokenizer_hash", "values_hash"]
@@ -42,16 +43,30 @@ def values_hash(model: nn.Module) -> str:
     It tells two sets of weights apart in a moment, without reading terabytes.
     """
     digest = hashlib.sha256()
-    for name, parameter in model.state_dict(keep_vars=True).items():
-        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-        if parameter.device.type == "meta":
-            continue
-        flat = parameter.detach().reshape(-1)
-        step = max(flat.numel() // _SAMPLES, 1)
-        sample = flat[::step][:_SAMPLES]
-        values = sample.to("cpu", torch.float32).numpy()
-        digest.update(values.tobytes())
+    for name, value in model.state_dict(keep_vars=True).items():
+        _update(digest, name, value, model)
     return "values:" + digest.hexdigest()[:32]
+
+
+def _update(digest: Any, name: str, value: Any, model: nn.Module) -> None:
+    """Add one entry of a state dict; a quantised weight is several tensors and how to use them."""
+    if not isinstance(value, torch.Tensor):
+        digest.update(f"{name}{type(value).__name__}".encode())
+        return
+    digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+    if hasattr(value, "__tensor_flatten__"):
+        quantised: Any = value
+        parts, settings = quantised.__tensor_flatten__()
+        digest.update(str(settings).encode())
+        for part in parts:
+            _update(digest, f"{name}.{part}", getattr(value, part), model)
+        return
+    if value.device.type == "meta":
+        value = offloaded_value(model, name)
+    flat = value.detach().reshape(-1)
+    step = max(flat.numel() // _SAMPLES, 1)
+    sample = flat[::step][:_SAMPLES]
+    digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

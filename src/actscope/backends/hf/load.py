@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from actscope.backends.hf.model import HFModel
+from actscope.backends.hf.quantization import quantization_options
 from actscope.core.errors import BadInputError, ModelLoadError, UnknownNameError
 
 __all__ = ["HFBackend", "load_model", "wrap_model"]
@@ -28,7 +29,14 @@ _DTYPES = {
 
 
 def load_model(
-    model_name: str, device: str = "auto", *, dtype: str = "auto", revision: str | None = None
+    model_name: str,
+    device: str = "auto",
+    *,
+    dtype: str = "auto",
+    revision: str | None = None,
+    adapter: str | None = None,
+    adapters: Mapping[str, str] | None = None,
+    quantization: str | None = None,
 ) -> HFModel:
     """Load a model and verify its sites.
 
@@ -38,21 +46,38 @@ def load_model(
         dtype: Compute dtype. ``auto`` is the checkpoint's own on an accelerator or a CPU with
             native bfloat16, and float32 on a CPU that only emulates it.
         revision: Branch, tag or commit on the hub.
+        adapter: A LoRA adapter to switch on: a folder, a name under ``local_checkpoints/``, a hub
+            id, ``demo-lora``, or a key of ``adapters``. Never merged.
+        adapters: Further LoRA adapters by the names to call them, left off.
+        quantization: ``int8``, ``bnb-8bit`` or ``bnb-4bit``; None loads what the checkpoint holds.
 
     Raises:
-        ModelLoadError: the model or its files cannot be loaded, with what to do.
-        UnknownNameError: no such dtype.
+        ModelLoadError: the model, its files or an adapter cannot be loaded, with what to do.
+        UnknownNameError: no such dtype or quantisation.
     """
     source, name = _locate(model_name)
     config = _load_config(source, revision)
     where = _device(device)
     compute, reason = _dtype(dtype, config, where)
+    options = quantization_options(quantization, config, where, compute)
     with _without_bars():
-        hf = _load_weights(source, config, compute, revision).to(where).eval()
+        hf = _load_weights(source, config, compute, {"revision": revision, **options}).eval()
+    if "device_map" not in options:
+        hf = hf.to(where)
     tokenizer = _load_tokenizer(source, revision)
     logger.info("%s computes in %s: %s", name, compute, reason)
     commit = getattr(config, "_commit_hash", None)
-    return HFModel(hf, tokenizer, name=name, revision=commit, dtype_reason=reason)
+    model = HFModel(hf, tokenizer, name=name, revision=commit, dtype_reason=reason)
+    _load_adapters(model, adapter, adapters or {})
+    return model
+
+
+def _load_adapters(model: HFModel, adapter: str | None, adapters: Mapping[str, str]) -> None:
+    for name, source in adapters.items():
+        model.load_adapter(source, name=name)
+    if adapter is not None:
+        name = adapter if adapter in adapters else model.load_adapter(adapter).name
+        model.switch_adapter(name)
 
 
 def wrap_model(hf_model: Any, tokenizer: Any = None, *, name: str | None = None) -> HFModel:
@@ -138,7 +163,7 @@ def _load_config(source: str, revision: str | None) -> Any:
         ) from error
 
 
-def _load_weights(source: str, config: Any, dtype: torch.dtype, revision: str | None) -> Any:
+def _load_weights(source: str, config: Any, dtype: torch.dtype, further: Mapping[str, Any]) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM
 
     if getattr(config, "is_encoder_decoder", False):
@@ -148,7 +173,7 @@ def _load_weights(source: str, config: Any, dtype: torch.dtype, revision: str | 
             next_step="wrap its encoder alone: actscope.wrap_model(model.get_encoder(), tokenizer)",
         )
     loader = AutoModelForCausalLM if _is_causal_lm(config) else AutoModel
-    options = {"config": config, "dtype": dtype, "revision": revision}
+    options = {"config": config, "dtype": dtype, **further}
     hf, absent = _from_pretrained(loader, source, options)
     if absent and all(name.startswith("pooler.") for name in absent):
         # A checkpoint of a masked language model has no pooler; a random one must not be captured.

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from actscope.backends.hf.adapters import Adaptable
 from actscope.backends.hf.checks import (
     check_cls_span,
-    check_devices,
+    check_pattern_strategy,
     check_pooler_sites,
     context_length,
 )
@@ -24,6 +25,7 @@ from actscope.backends.hf.identity import (
     tokenizer_hash,
     values_hash,
 )
+from actscope.backends.hf.placement import check_model, input_device
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
 from actscope.backends.hf.session import HFSession
 from actscope.backends.hf.tokens import encode_example
@@ -44,7 +46,7 @@ from actscope.core.protocols import (
     SiteStatus,
     Strategy,
 )
-from actscope.core.sites import MODULE_KIND, Site, expand_sites
+from actscope.core.sites import MODULE_KIND, SITE_KINDS, Site, expand_sites
 from actscope.core.spec import ModelIdentity
 from actscope.core.text import Example, Span, as_examples
 from actscope.strategies import as_strategy
@@ -67,7 +69,7 @@ class Generation:
     activations: ActivationBatch | None
 
 
-class HFModel:
+class HFModel(Adaptable):
     """A Hugging Face model whose sites have been verified.
 
     Made by ``load_model`` and ``wrap_model``. Nothing is left on the model between calls.
@@ -95,12 +97,12 @@ class HFModel:
         revision: str | None = None,
         dtype_reason: str = "",
     ) -> None:
+        super().__init__()
         self.hf = hf
         self.tokenizer = tokenizer
-        embedding = token_embedding(hf)
-        check_devices(hf)
-        self.device: torch.device = embedding.weight.device
-        self._vocab_size = int(embedding.weight.shape[0])
+        check_model(hf)
+        self.device: torch.device = input_device(hf)
+        self._vocab_size = int(token_embedding(hf).weight.shape[0])
         self._map = resolve(hf)
         self.n_layers = self._map.n_layers
         self.d_model = self._map.d_model
@@ -142,18 +144,23 @@ class HFModel:
         return {site: self._map.statuses[site] for site in known_sites(self.n_layers)}
 
     def width(self, site: Site) -> int:
-        """The size of the last axis of a site."""
+        """The size of the last axis of a site; heads side by side; of a pattern, its heads."""
         self._tap(site)
         if site.kind == MODULE_KIND:
             return self._map.calls[str(site.path)][1][-1]
-        return self._map.widths[site]
+        return self._map.width(site)
+
+    def heads(self, site: Site) -> int:
+        """How many heads a site has, those chosen where some are; 0 where it has no heads."""
+        self._tap(site)
+        return (len(site.parts) or self._map.heads[site]) if site.whole in self._map.heads else 0
 
     def site_dtype(self, site: Site) -> torch.dtype:
         """The dtype the model computes a site in."""
         self._tap(site)
         if site.kind == MODULE_KIND:
             return self._map.calls[str(site.path)][2]
-        return self._map.dtypes[site]
+        return self._map.dtypes[site.whole]
 
     def resolve_layers(self, layers: Sequence[LayerSelector]) -> tuple[Site, ...]:
         """Sites of layer selectors.
@@ -215,7 +222,7 @@ class HFModel:
     def _tap(self, site: Site) -> Tap:
         if site.kind == MODULE_KIND:
             return self._module_tap(str(site.path))
-        status = self._map.statuses.get(site)
+        status = self._map.statuses.get(site.whole)
         if status is None:
             raise BadInputError(
                 f"there is no site {site}", expected=f"layers 0 to {self.n_layers - 1}"
@@ -226,7 +233,10 @@ class HFModel:
                 got=status.reason,
                 next_step="`actscope doctor --model ...` lists what is verified",
             )
-        return self._map.taps[site]
+        if site.parts and site.parts[-1] >= (there := self._map.parts(site)):
+            what = SITE_KINDS[site.kind].part
+            raise BadInputError(f"{what} out of range", got=site, expected=f"0 to {there - 1}")
+        return self._map.taps[site.whole]
 
     def _module_tap(self, path: str) -> Tap:
         if path not in self._map.calls:
@@ -262,6 +272,7 @@ class HFModel:
     def open(self, selection: Selection) -> HFSession:
         """Hooks for a selection; a context that removes them whatever happens."""
         selection.strategy.check(self)
+        check_pattern_strategy(selection)
         if selection.strategy.name == "pooler" and self._map.statuses[Site("pooler")].verified:
             check_pooler_sites(selection.sites)
         if selection.strategy.name == "cls" and self.cls_token_id is not None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from actscope.backends.hf.attention import LayerAttention, probing_attention, solve_attention
+from actscope.backends.hf.attention_route import Route
 from actscope.backends.hf.blocks import (
     Blocks,
     differ,
@@ -23,6 +25,8 @@ from actscope.backends.hf.blocks import (
 )
 from actscope.backends.hf.contributions import Contributions, solve_blocks
 from actscope.backends.hf.forward import forward, token_embedding
+from actscope.backends.hf.mlp import LayerMlp, solve_mlp
+from actscope.backends.hf.placement import input_device
 from actscope.backends.hf.trace import Trace, trace_forward
 from actscope.backends.hf.unembedding import Unembedding, find_unembedding, output_logits
 from actscope.core.errors import ModelLoadError
@@ -42,10 +46,11 @@ class Tap:
 
     Attributes:
         path: Module path; empty for the model's own output.
-        side: ``input``, ``output`` or ``result`` (a field of the model's output).
+        side: ``input``, ``output``, ``result`` (a field of the model's output) or ``attention``.
         index: Which floating-point input, for ``input``.
-        name: The output field, for ``result``.
+        name: The output field, for ``result``; the part of the operation, for ``attention``.
         scale: Multiplied in the model's dtype, as the model itself does before adding.
+        route: How the operation is seen, for ``attention``.
     """
 
     path: str
@@ -53,6 +58,7 @@ class Tap:
     index: int = 0
     name: str = ""
     scale: float = 1.0
+    route: Route | None = None
 
 
 @dataclass
@@ -65,6 +71,7 @@ class ModelMap:
         statuses: Every site of the table that has a meaning for this model.
         widths: Size of the last axis of each verified site.
         dtypes: dtype of each verified site's tensor.
+        heads: Number of heads of each verified site that has heads.
         unembedding: How logits come from the final norm.
         norm: Path of the final norm, or None.
         causal: Whether no token sees a later one.
@@ -79,6 +86,7 @@ class ModelMap:
     statuses: dict[Site, SiteStatus] = field(default_factory=dict[Site, SiteStatus])
     widths: dict[Site, int] = field(default_factory=dict[Site, int])
     dtypes: dict[Site, torch.dtype] = field(default_factory=dict[Site, torch.dtype])
+    heads: dict[Site, int] = field(default_factory=dict[Site, int])
     calls: dict[str, tuple[int, tuple[int, ...], torch.dtype]] = field(
         default_factory=dict[str, tuple[int, tuple[int, ...], torch.dtype]]
     )
@@ -100,6 +108,15 @@ class ModelMap:
         self.dtypes[site] = tensor.dtype
         self.statuses[site] = SiteStatus(site, True, how)
 
+    def width(self, site: Site) -> int:
+        """Values in a row, of the heads or neurons chosen; of a pattern, its heads."""
+        width, parts = self.widths[site.whole], len(site.parts)
+        return width * parts // self.parts(site) if parts else width
+
+    def parts(self, site: Site) -> int:
+        """How many heads or neurons a site has to choose from."""
+        return self.heads.get(site.whole, self.widths[site.whole])
+
     def unavailable(self, site: Site, reason: str) -> None:
         """Record a site that has no verified tensor."""
         self.statuses[site] = SiteStatus(site, False, reason)
@@ -112,10 +129,12 @@ def resolve(model: nn.Module) -> ModelMap:
         ModelLoadError: the probe does not run or no chain of blocks is found.
     """
     ids = probe_ids(model)
-    trace = _traced(model, ids)
+    with probing_attention(model) as attention:
+        trace = _traced(model, ids)
     changed = ids.clone()
     changed[0, ALTERED] = ids[0, ALTERED - 1]
-    altered = _traced(model, changed)
+    with probing_attention(model) as altered_attention:
+        altered = _traced(model, changed)
     config = getattr(model, "config", None)
     family = facts_for(str(getattr(config, "model_type", "")))
     scale = getattr(config, family.residual_scale, 1.0) if family.residual_scale else 1.0
@@ -129,7 +148,11 @@ def resolve(model: nn.Module) -> ModelMap:
     )
     _map_calls(found, trace)
     _map_residuals(found)
-    _map_contributions(found, trace, solve_blocks(trace, altered, blocks, ALTERED, float(scale)))
+    solved = solve_blocks(trace, altered, blocks, ALTERED, float(scale))
+    _map_contributions(found, trace, solved)
+    seen = (attention, altered_attention)
+    _map_attention(found, solve_attention(model, trace, blocks, seen, solved, causal=found.causal))
+    _map_mlp(found, solve_mlp(model, trace, blocks, solved))
     _map_ends(found, model, trace, ids)
     return found
 
@@ -142,7 +165,7 @@ def probe_ids(model: nn.Module) -> torch.Tensor:
     # Low ids are often padding, BOS and other marks that embeddings treat apart.
     low = min(8, max(vocab - PROBE_TOKENS - 1, 0))
     ids = low + torch.randperm(max(vocab - low, 1), generator=generator)[:PROBE_TOKENS]
-    return ids.unsqueeze(0).to(embedding.weight.device)
+    return ids.unsqueeze(0).to(input_device(model))
 
 
 def _traced(model: nn.Module, ids: torch.Tensor) -> Trace:
@@ -203,6 +226,38 @@ def _map_contributions(found: ModelMap, trace: Trace, solved: list[Contributions
             how = f"resid_pre + attn_out, bitwise the input of {block.mid}"
             tensor = trace.calls[block.mid][0].inputs[0]
             found.verified(sites["resid_mid"], Tap(block.mid, "input"), tensor, how)
+
+
+def _map_attention(found: ModelMap, solved: list[LayerAttention]) -> None:
+    for layer, attention in enumerate(solved):
+        for part, reason in attention.refused.items():
+            found.unavailable(Site(part, layer), reason)
+        call, route = attention.call, attention.route
+        if call is None or route is None:
+            continue
+        tensors = {"q": call.query, "k": call.key, "v": call.value, "z": call.output}
+        for part, how in attention.found.items():
+            site = Site(part, layer)
+            tap = Tap(route.path, "attention", name=part, route=route)
+            if part == "z":
+                tap = Tap(attention.out_proj, "input")
+            tensor = tensors.get(part, call.query)
+            found.verified(site, tap, tensor, how)
+            found.heads[site] = call.n_kv_heads if part in ("k", "v") else call.n_heads
+            if part == "pattern":
+                found.widths[site] = call.n_heads
+                found.dtypes[site] = torch.promote_types(tensor.dtype, torch.float32)
+            else:
+                found.widths[site] = found.heads[site] * tensor.shape[-1]
+
+
+def _map_mlp(found: ModelMap, solved: list[LayerMlp]) -> None:
+    for layer, mlp in enumerate(solved):
+        for kind, reason in mlp.refused.items():
+            found.unavailable(Site(kind, layer), reason)
+        for kind, inside in mlp.found.items():
+            tap = Tap(inside.path, inside.side)
+            found.verified(Site(kind, layer), tap, inside.tensor, inside.how)
 
 
 def _map_ends(found: ModelMap, model: nn.Module, trace: Trace, ids: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ buffer brings the batch to the CPU.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from actscope.backends.hf.attention_call import AttentionCall
+from actscope.backends.hf.attention_route import watching
+from actscope.backends.hf.attention_rows import (
+    Checked,
+    QueryBlock,
+    chosen_columns,
+    head_rows,
+    pattern_rows,
+    query_blocks,
+    refuse_unverified,
+)
 from actscope.backends.hf.forward import forward
+from actscope.backends.hf.placement import is_offloaded
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.trace import evaluation_mode, first_tensor
 from actscope.core.activations import (
@@ -24,6 +37,7 @@ from actscope.core.activations import (
     ExampleFailure,
     ExampleRecord,
     TokenRow,
+    empty_rows,
     one_row_per_example,
 )
 from actscope.core.arrays import DTYPES, Array
@@ -62,6 +76,8 @@ class _Kept:
         slots: Site -> (group, place in its buffer).
         loose: Sites whose width only the strategy knows.
         pending: Sites not seen yet in this pass.
+        blocks: The queries and keys of each kept example, for patterns.
+        checks: What tells whether each pattern is right, to be looked at after the pass.
     """
 
     rows: torch.Tensor
@@ -71,6 +87,8 @@ class _Kept:
     slots: dict[Site, tuple[_Group, int]] = field(default_factory=dict[Site, tuple[_Group, int]])
     loose: dict[Site, torch.Tensor] = field(default_factory=dict[Site, torch.Tensor])
     pending: set[Site] = field(default_factory=set[Site])
+    blocks: tuple[QueryBlock, ...] = ()
+    checks: dict[Site, Checked] = field(default_factory=dict[Site, Checked])
 
     def of_examples(self, tensor: torch.Tensor) -> torch.Tensor:
         """The examples that keep anything."""
@@ -90,13 +108,19 @@ class HFSession:
         self._model = model
         self._selection = selection
         self._taps = taps
+        self._adapter = model.active_adapter
+        # A pass that is cut short would leave accelerate's weights on the device.
+        self._stops_early = not is_offloaded(model.hf)
         self._results = [s for s, tap in taps.items() if tap.side == "result"]
+        self._attention = {s: tap for s, tap in taps.items() if tap.side == "attention"}
         self._handles: list[Any] = []
+        self._open = False
         self._kept: _Kept | None = None
 
     def __enter__(self) -> HFSession:
+        self._open = True
         for site, tap in self._taps.items():
-            if tap.side == "result":
+            if tap.side in ("result", "attention"):
                 continue
             module = self._model.hf.get_submodule(tap.path)
             if tap.side == "input":
@@ -119,6 +143,7 @@ class HFSession:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._open = False
 
     def run(self, batch: Batch) -> ActivationBatch:
         """One forward pass over a batch.
@@ -127,11 +152,18 @@ class HFSession:
             Activations of the examples whose span has tokens; the others are ``failures``.
 
         Raises:
-            BadInputError: the session is closed, or tensors lie on different devices.
+            BadInputError: the session is closed, or the adapter was switched since it was opened.
         """
-        if not self._handles and not self._results:
+        if not self._open:
             raise BadInputError(
                 "this capture session is closed", next_step="call run inside its `with` block"
+            )
+        if self._model.active_adapter != self._adapter:
+            raise BadInputError(
+                "the adapter was switched while this capture was open",
+                got=self._model.active_adapter or "the plain base",
+                expected=self._adapter or "the plain base",
+                next_step="switch first, then open the capture",
             )
         spans, failures = _spans(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
@@ -140,7 +172,13 @@ class HFSession:
         else:
             arrays = {s: self._empty(s) for s in self._selection.sites}
         whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
-        return replace(whole, n_layers=self._model.n_layers)
+        heads = {
+            site: self._model.heads(site)
+            for site, array in arrays.items()
+            if site.layout == "blocks" or array.shape[-1] == self._model.width(site)
+        }
+        heads = {site: count for site, count in heads.items() if count}
+        return replace(whole, n_layers=self._model.n_layers, heads=heads)
 
     def _forward(
         self, batch: Batch, spans: list[Array | None], keep: list[int]
@@ -149,11 +187,16 @@ class HFSession:
         device = self._model.device
         self._kept = _plan_rows(batch, spans, keep, ids.shape[1], device)
         self._kept.pending = set(self._taps)
+        self._kept.blocks = query_blocks(batch, spans, keep, ids.shape[1], device)
         self._allocate(self._kept, len(keep))
         input_ids = torch.from_numpy(ids).to(device)
         attention = torch.from_numpy(mask.astype(np.int64)).to(device)
         try:
-            with torch.no_grad(), evaluation_mode(self._model.hf):
+            with (
+                torch.no_grad(),
+                evaluation_mode(self._model.hf),
+                self._watching(len(batch.rows)),
+            ):
                 result = forward(
                     self._model.hf,
                     input_ids,
@@ -169,13 +212,34 @@ class HFSession:
         if kept.pending:
             missing = ", ".join(str(s) for s in sorted(kept.pending))
             raise BadInputError(f"the forward pass never reached {missing}")
+        refuse_unverified(kept.checks)
         return _to_numpy(kept)
+
+    def _watching(self, n: int) -> AbstractContextManager[None]:
+        """See the attention operations of the sites asked for; nothing where there are none."""
+        routes = {tap.path: tap.route for tap in self._attention.values() if tap.route is not None}
+        if not routes:
+            return nullcontext()
+        return watching(self._model.hf, routes.values(), n, self._on_attention)
+
+    def _on_attention(self, path: str, call: AttentionCall) -> None:
+        for site, tap in self._attention.items():
+            kept = self._kept
+            if kept is None or tap.path != path or site not in kept.pending:
+                continue
+            if site.layout == "blocks":
+                kept.loose[site], kept.checks[site] = pattern_rows(call, site.parts, kept.blocks)
+                self._done(kept, site)
+            else:
+                self._keep(site, head_rows(call, tap.name, site.parts), 1.0)
 
     def _allocate(self, kept: _Kept, n: int) -> None:
         """One buffer per group of sites alike in rows, width and dtype."""
         pools = self._selection.strategy.pools
         groups: dict[_Group, list[Site]] = {}
         for site in self._selection.sites:
+            if site.layout == "blocks":
+                continue
             pooled = pools and not one_row_per_example(site)
             if pooled and not _plain_width(self._selection):
                 continue  # the strategy decides its own width
@@ -196,7 +260,7 @@ class HFSession:
                     for x in (*args, *kwargs.values())
                     if isinstance(x, torch.Tensor) and x.is_floating_point()
                 ]
-                self._keep(site, floats[tap.index], tap.scale)
+                self._keep(site, self._chosen(site, floats[tap.index]), tap.scale)
 
         return hook
 
@@ -208,6 +272,12 @@ class HFSession:
                     self._keep(site, tensor, tap.scale)
 
         return hook
+
+    def _chosen(self, site: Site, tensor: torch.Tensor) -> torch.Tensor:
+        """The heads or neurons asked for."""
+        if not site.parts:
+            return tensor
+        return chosen_columns(tensor, site.parts, self._model.width(site) // len(site.parts))
 
     def _keep_result(self, site: Site, result: Any) -> None:
         name = self._taps[site].name
@@ -221,8 +291,11 @@ class HFSession:
         if scale != 1.0:
             tensor = tensor * scale
         self._store(kept, site, tensor)
+        self._done(kept, site)
+
+    def _done(self, kept: _Kept, site: Site) -> None:
         kept.pending.discard(site)
-        if not kept.pending:
+        if not kept.pending and self._stops_early:
             raise _Seen
 
     def _store(self, kept: _Kept, site: Site, tensor: torch.Tensor) -> None:
@@ -246,7 +319,7 @@ class HFSession:
     def _empty(self, site: Site) -> Array:
         pooled = self._selection.strategy.pools
         name = "float32" if pooled else str(self._model.site_dtype(site)).removeprefix("torch.")
-        return np.zeros((0, self._model.width(site)), dtype=DTYPES[name])
+        return empty_rows(site, self._model.width(site), DTYPES[name])
 
 
 def _plain_width(selection: Selection) -> bool:

@@ -51,27 +51,31 @@ def find_unembedding(
     if norm is None:
         return Unembedding(reason="the model has no final norm after the last block")
     normed = trace.single(norm)
-    head = _head_path(model, trace, logits, normed.output if normed else None)
-    if head is None:
+    heads = _heads(trace, logits, normed.output if normed else None)
+    if not heads:
         return Unembedding(reason="no module turns the final norm's output into logits")
-    raw = trace.calls[head][0].output
-    assert raw is not None
-    for how, transform in _transforms(family, config):
-        if same(transform(raw), logits):
-            return Unembedding(head, transform, f"{how} == logits, bitwise")
+    for head, raw in heads:
+        for how, transform in _transforms(family, config):
+            if same(transform(raw), logits):
+                return Unembedding(head, transform, f"{how} == logits, bitwise")
     return Unembedding(reason="the unembedding's output is not the model's logits")
 
 
-def _head_path(
-    model: nn.Module, trace: Trace, logits: torch.Tensor, normed: torch.Tensor | None
-) -> str | None:
+def _heads(
+    trace: Trace, logits: torch.Tensor, normed: torch.Tensor | None
+) -> list[tuple[str, torch.Tensor]]:
+    """(path, output) of the modules from the final norm to the shape of logits.
+
+    There may be several: an adapter's layer holds the plain head, and both are called.
+    """
+    found: list[tuple[str, torch.Tensor]] = []
     for path, calls in trace.calls.items():
         call = calls[0]
         if len(calls) != 1 or call.output is None or normed is None or not call.inputs:
             continue
         if call.output.shape == logits.shape and same(call.inputs[0], normed):
-            return path
-    return None
+            found.append((path, call.output))
+    return found
 
 
 def _transforms(family: Family, config: object) -> list[tuple[str, Transform]]:

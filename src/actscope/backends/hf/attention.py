@@ -1,0 +1,399 @@
+"""Find what attention computes inside a block, and prove it by values.
+
+What was seen of an attention operation is checked before any of it becomes a site:
+
+    pattern @ v == the operation's output        finds v and the pattern
+    softmax(q k^T ...) == pattern                finds q and k
+    out_proj(output) == attn_out                 finds z
+
+Where one of these does not hold, that site is unavailable, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from actscope.backends.hf.attention_call import (
+    AttentionCall,
+    PatternBlock,
+    pattern_block,
+    tolerance,
+)
+from actscope.backends.hf.attention_route import Route, softmax_call
+from actscope.backends.hf.attention_watch import (
+    Event,
+    FunctionWatch,
+    sdpa_call,
+    watching_interface,
+)
+from actscope.backends.hf.blocks import Blocks, same
+from actscope.backends.hf.contributions import Contributions
+from actscope.backends.hf.linear import is_affine
+from actscope.backends.hf.trace import Call, Trace
+
+__all__ = ["AttentionProbe", "LayerAttention", "probing_attention", "solve_attention"]
+
+PARTS = ("q", "k", "v", "pattern")
+
+
+@dataclass
+class AttentionProbe:
+    """What was seen of attention in one probe.
+
+    Attributes:
+        calls: Module path -> its calls of a transformers attention function.
+        events: Module path -> the torch functions it and its submodules called.
+    """
+
+    calls: dict[str, list[AttentionCall]] = field(default_factory=dict[str, "list[AttentionCall]"])
+    events: dict[str, list[Event]] = field(default_factory=dict[str, "list[Event]"])
+
+
+@dataclass
+class LayerAttention:
+    """The attention of one block.
+
+    Attributes:
+        route: How it is seen, or None where nothing was found.
+        call: The operation of the probe.
+        found: Part (``q``, ``k``, ``v``, ``pattern``, ``z``) -> what was checked.
+        refused: Part -> why it is unavailable.
+        out_proj: Path of the module that reads ``z``; empty where there is none.
+    """
+
+    route: Route | None = None
+    call: AttentionCall | None = None
+    found: dict[str, str] = field(default_factory=dict[str, str])
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+    out_proj: str = ""
+
+
+@contextmanager
+def probing_attention(model: nn.Module) -> Generator[AttentionProbe]:
+    """Record every attention operation of the forward pass inside, as copies."""
+    probe = AttentionProbe()
+    paths = {module: path for path, module in model.named_modules()}
+    last: list[tuple[Event, Event]] = []  # one event is told to every module that is running
+
+    def on_call(module: nn.Module, call: AttentionCall) -> None:
+        if module in paths:
+            probe.calls.setdefault(paths[module], []).append(_copied(call))
+
+    def on_event(path: str, place: int, event: Event) -> None:
+        if not last or last[0][0] is not event:
+            last[:] = [(event, _copied_event(event))]
+        probe.events.setdefault(path, []).append(last[0][1])
+
+    watch = FunctionWatch(on_event)
+    handles: list[Any] = []
+    try:
+        for path, module in model.named_modules():
+            if path:
+                handles += watch.hooks(path, module)
+        with watching_interface(on_call), watch:
+            yield probe
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _copied(call: AttentionCall) -> AttentionCall:
+    weights = None if call.weights is None else call.weights.detach().clone()
+    query, key, value, output = (
+        x.detach().clone() for x in (call.query, call.key, call.value, call.output)
+    )
+    return replace(call, query=query, key=key, value=value, output=output, weights=weights)
+
+
+def _copied_event(event: Event) -> Event:
+    inputs = tuple(x.detach().clone() for x in event.inputs)
+    return replace(event, inputs=inputs, output=event.output.detach().clone())
+
+
+def solve_attention(
+    model: nn.Module,
+    trace: Trace,
+    blocks: Blocks,
+    probes: tuple[AttentionProbe, AttentionProbe],
+    contributions: Sequence[Contributions],
+    *,
+    causal: bool,
+) -> list[LayerAttention]:
+    """Find and verify the attention of every block.
+
+    Args:
+        model: The model.
+        trace: The first probe's tensors.
+        blocks: The chain.
+        probes: What was seen of attention in the probe and in the altered one.
+        contributions: What each block adds to the residual.
+        causal: Whether no token may see a later one.
+    """
+    return [
+        _solve_layer(model, trace, blocks, probes, contributions[layer], layer, causal)
+        for layer in range(len(blocks.paths))
+    ]
+
+
+def _solve_layer(
+    model: nn.Module,
+    trace: Trace,
+    blocks: Blocks,
+    probes: tuple[AttentionProbe, AttentionProbe],
+    contribution: Contributions,
+    layer: int,
+    causal: bool,
+) -> LayerAttention:
+    length = blocks.post(layer).shape[1]
+    solved = _locate(probes[0], blocks.paths[layer], length)
+    if solved.call is None or solved.route is None:
+        return solved
+    _check_output(solved, model, trace, blocks.paths[layer], contribution)
+    _check_pattern(solved, causal)
+    if "pattern" in solved.found:
+        _check_query_and_key(solved, probes)
+    else:
+        solved.refused |= dict.fromkeys(("q", "k", "v"), solved.refused["pattern"])
+    return solved
+
+
+def _locate(probe: AttentionProbe, block: str, length: int) -> LayerAttention:
+    """The one attention operation of a block."""
+    found = _by_interface(probe, block) or _by_functions(probe, block, length)
+    if not found:
+        return _refused(
+            "no attention operation was seen in the block: it calls neither a transformers "
+            "attention function nor scaled_dot_product_attention, and has no softmax between two "
+            "matrix products"
+        )
+    if len(found) > 1:
+        return _refused(f"the block runs {len(found)} attention operations")
+    route, call = found[0]
+    shape = tuple(call.query.shape)
+    if shape[0] != 1 or shape[2] != length or call.key.shape[2] != length:
+        return _refused(
+            f"its queries have shape {list(shape)} and its keys {list(call.key.shape)} for a probe "
+            f"of {length} tokens"
+        )
+    heads, expected = call.n_heads, (1, length, call.n_heads, call.value.shape[-1])
+    if heads % call.n_kv_heads or tuple(call.output.shape) != expected:
+        return _refused(
+            f"{heads} query heads, {call.n_kv_heads} key heads and an output of shape "
+            f"{list(call.output.shape)} do not fit together"
+        )
+    return LayerAttention(route, call)
+
+
+def _refused(reason: str) -> LayerAttention:
+    return LayerAttention(refused=dict.fromkeys((*PARTS, "z"), reason))
+
+
+def _by_interface(probe: AttentionProbe, block: str) -> list[tuple[Route, AttentionCall]]:
+    return [
+        (Route(path, "interface"), call)
+        for path, calls in probe.calls.items()
+        if path == block or path.startswith(block + ".")
+        for call in calls
+    ]
+
+
+def _by_functions(
+    probe: AttentionProbe, block: str, length: int
+) -> list[tuple[Route, AttentionCall]]:
+    """Operations of the deepest modules that hold all of their events."""
+    found: dict[str, list[tuple[Route, AttentionCall]]] = {}
+    for path, events in probe.events.items():
+        if path != block and not path.startswith(block + "."):
+            continue
+        fused = [
+            (Route(path, "sdpa", (i,)), sdpa_call(event))
+            for i, event in enumerate(events)
+            if event.kind == "sdpa"
+        ]
+        operations = [*fused, *_spelled_out(path, events, length)]
+        if operations:
+            found[path] = operations
+    deepest = [p for p in found if not any(other.startswith(p + ".") for other in found)]
+    return [operation for path in deepest for operation in found[path]]
+
+
+def _spelled_out(
+    path: str, events: Sequence[Event], length: int
+) -> list[tuple[Route, AttentionCall]]:
+    """A square softmax, the product whose scores it normalises, and the one that reads it."""
+    found: list[tuple[Route, AttentionCall]] = []
+    for at, event in enumerate(events):
+        if event.kind != "softmax" or tuple(event.output.shape[-2:]) != (length, length):
+            continue
+        before = [i for i in range(at) if _makes_scores(events[i], event)]
+        after = [i for i in range(at + 1, len(events)) if _reads(events[i], event)]
+        if before and after:
+            route = Route(path, "softmax", (before[-1], at, after[0]))
+            found.append((route, softmax_call(events[before[-1]], event, events[after[0]], 1)))
+    return found
+
+
+def _makes_scores(product: Event, softmax: Event) -> bool:
+    scores = softmax.inputs[0]
+    same_size = product.kind == "product" and product.output.numel() == scores.numel()
+    return same_size and product.output.shape[-2:] == scores.shape[-2:]
+
+
+def _reads(product: Event, softmax: Event) -> bool:
+    if product.kind != "product":
+        return False
+    left, weights = product.inputs[0], softmax.output
+    if left.numel() != weights.numel() or left.shape[-2:] != weights.shape[-2:]:
+        return False
+    return torch.equal(left.reshape(-1), weights.to(left.dtype).reshape(-1))
+
+
+def _check_pattern(solved: LayerAttention, causal: bool) -> None:
+    """``pattern @ v`` is the output, rows sum to one, no later key is seen."""
+    call, route = solved.call, solved.route
+    assert call is not None and route is not None
+    block = _whole_pattern(call)
+    most, allowed = float(block.error), tolerance(call.query.dtype)
+    sums = block.values.sum(-1)
+    off = float((sums - 1).abs().amax())
+    half = call.query.dtype in (torch.bfloat16, torch.float16)
+    later = torch.triu(block.values, diagonal=1).abs().amax()
+    reason = ""
+    if not most <= allowed:
+        reason = f"pattern @ v misses the attention output by {most:.2g} of the largest value"
+    elif call.rules.sinks is None and not off <= (0.05 if half else 1e-4):
+        reason = f"the pattern's rows sum to {float(sums.min()):.4g} to {float(sums.max()):.4g}"
+    elif causal and float(later) > 0:
+        reason = "the pattern puts weight on later tokens in a model that is causal"
+    if reason:
+        solved.refused |= {"pattern": f"{reason}; {route.path}"}
+        return
+    made = "the model's own weights" if call.weights is not None else "softmax(q k^T) recomputed"
+    rows = "rows and sink sum to 1" if call.rules.sinks is not None else "rows sum to 1"
+    how = f"{made}: {rows}, pattern @ v == the output within {allowed:g}; {route.path}"
+    solved.found["pattern"] = how
+    solved.found["v"] = f"pattern @ v == the attention output within {allowed:g}; {route.path}"
+
+
+def _whole_pattern(call: AttentionCall, *, recompute: bool = False) -> PatternBlock:
+    device = call.query.device
+    heads = torch.arange(call.n_heads, device=device)
+    queries = torch.arange(call.query.shape[2], device=device)
+    return pattern_block(call, 0, heads, queries, slice(None), recompute=recompute)
+
+
+def _check_query_and_key(
+    solved: LayerAttention, probes: tuple[AttentionProbe, AttentionProbe]
+) -> None:
+    """The pattern follows from q and k."""
+    call, route = solved.call, solved.route
+    assert call is not None and route is not None
+    if route.kind == "softmax":
+        reason = _scores_follow(route, probes)
+        how = "the softmax's input moves with q k^T and nothing else that depends on tokens"
+    else:
+        allowed = tolerance(call.query.dtype)
+        off = float(_whole_pattern(call, recompute=True).error)
+        how = f"softmax(q k^T) @ v == the attention output within {allowed:g}"
+        reason = "" if off <= allowed else f"softmax(q k^T) @ v misses the output by {off:.2g}"
+    for part in ("q", "k"):
+        if reason:
+            solved.refused[part] = f"{reason}; {route.path}"
+        else:
+            solved.found[part] = f"{how}; {route.path}"
+
+
+def _scores_follow(route: Route, probes: tuple[AttentionProbe, AttentionProbe]) -> str:
+    """Whether altering a token moves the scores by a constant times how it moves ``q k^T``.
+
+    What is added to the scores (a mask, ALiBi) is unknown here, but it is the same in both probes.
+
+    Returns:
+        Why not; empty where it does.
+    """
+    moved: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for probe in probes:
+        events = probe.events.get(route.path, [])
+        if len(events) <= route.events[-1]:
+            return "the two probes went different ways through the module"
+        product, softmax = events[route.events[0]], events[route.events[1]]
+        plain = product.inputs[0].double() @ product.inputs[1].double()
+        moved.append((softmax.inputs[0].double(), plain.reshape(softmax.inputs[0].shape)))
+    (scores, plain), (scores2, plain2) = moved
+    hidden = min(float(scores.min()), float(scores2.min()))
+    least = hidden / 2 if hidden < -1e4 else hidden - 1  # below it a mask has hidden the key
+    visible = (scores > least) & (scores2 > least)
+    d_scores, d_plain = (scores2 - scores)[visible], (plain2 - plain)[visible]
+    if not len(d_plain) or float(d_plain.abs().max()) <= 1e-3 * float(plain.abs().max()):
+        return "altering a token hardly moves q k^T: nothing can be shown"
+    slope = float((d_scores * d_plain).sum() / d_plain.pow(2).sum())
+    off = float((d_scores - slope * d_plain).abs().max())
+    half = probes[0].events[route.path][route.events[0]].inputs[0].dtype == torch.bfloat16
+    if slope <= 0 or off > (0.02 if half else 1e-4) * float(scores[visible].abs().max()):
+        return "the softmax's input depends on tokens beyond q k^T"
+    return ""
+
+
+def _check_output(
+    solved: LayerAttention,
+    model: nn.Module,
+    trace: Trace,
+    block: str,
+    contribution: Contributions,
+) -> None:
+    """Some module reads the output, heads side by side, and makes ``attn_out`` of it."""
+    call = solved.call
+    assert call is not None
+    flat = call.output.reshape(*call.output.shape[:2], -1)
+    readers = _readers(model, trace, block, flat)
+    if not readers:
+        solved.refused["z"] = (
+            "no linear module reads the attention output as it is (a gate or a norm lies between)"
+        )
+        return
+    target = trace.single(contribution.attn) if not contribution.reason else None
+    if target is None:
+        solved.out_proj = readers[0]
+        solved.found["z"] = f"{readers[0]} reads the attention output, bitwise"
+        return
+    for path in readers:
+        what = _makes(trace.calls[path][0], target)
+        if what:
+            solved.out_proj = path
+            solved.found["z"] = f"{what}, bitwise; {path}"
+            return
+    solved.refused["z"] = f"{readers[0]} reads it, but what it returns is not attn_out"
+
+
+def _readers(model: nn.Module, trace: Trace, block: str, tensor: torch.Tensor) -> list[str]:
+    """The linear modules of a block that receive a tensor, outermost ones first.
+
+    Several do where one wraps another, as an adapter's layer wraps the plain projection.
+    """
+    found = [
+        path
+        for path, calls in trace.calls.items()
+        if path.startswith(block + ".")
+        and len(calls) == 1
+        and calls[0].inputs
+        and same(calls[0].inputs[0], tensor)
+        and is_affine(model, path, calls[0].inputs[0])
+    ]
+    return sorted(found, key=lambda path: path.count("."))
+
+
+def _makes(call: Call, target: Call) -> str:
+    """How a module that reads ``z`` makes ``attn_out`` of it; empty if it does not."""
+    if call.output is None or target.output is None:
+        return ""
+    if same(call.output, target.output):
+        return "out_proj(z) == attn_out"
+    if target.inputs and same(call.output, target.inputs[0]):
+        return "post_norm(out_proj(z)) == attn_out"
+    return ""
