@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parent.parent / "src"
 
 FLOORS = {
     "core": 0,
-    "families": 1, "strategies": 1, "selectors": 1, "stores": 1, "sources": 1, "analysis": 1,
-    "plots": 1, "demo": 1,
+    "families": 1, "strategies": 1, "selectors": 1, "interventions": 1, "stores": 1,
+    "sources": 1, "analysis": 1, "plots": 1, "demo": 1,
     "backends": 2,
     "capture": 3,
     "studies": 4,

@@ -18,6 +18,7 @@ RUNNABLE = [
     "docs/studies.md",
     "docs/analysis.md",
     "docs/demo-model.md",
+    "docs/interventions.md",
 ]
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from actscope.core.sites import Site
     from actscope.core.text import Example, Message, Span
+    from actscope.interventions import Ablate, Add, Clamp, Patch
     from actscope.stores import HDF5Storage, NPZStorage, Run, ShardStorage, open_run
     from actscope.strategies import (
         CLSStrategy,
@@ -53,6 +54,7 @@ _HOMES = {
     ),
     "actscope.core.sites": ("Site",),
     "actscope.core.text": ("Example", "Message", "Span"),
+    "actscope.interventions": ("Ablate", "Add", "Clamp", "Patch"),
     "actscope.stores": ("HDF5Storage", "NPZStorage", "Run", "ShardStorage", "open_run"),
     "actscope.strategies": (
         "CLSStrategy",
@@ -69,12 +71,15 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Ablate",
     "ActivationBatch",
     "ActivationExtractor",
     "ActscopeError",
+    "Add",
     "BackendModel",
     "Batch",
     "CLSStrategy",
+    "Clamp",
     "CustomStrategy",
     "DatasetRunner",
     "Example",
@@ -91,6 +96,7 @@ __all__ = [
     "ModelBackend",
     "NPZStorage",
     "NoneStrategy",
+    "Patch",
     "PoolerStrategy",
     "Run",
     "RunWriter",

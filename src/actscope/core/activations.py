@@ -172,6 +172,7 @@ class ActivationBatch:
         failures: Examples that could not be captured; they have no rows.
         n_layers: How many blocks the model has, 0 where unknown: what a negative layer counts from.
         heads: How many heads lie in each row, of the sites that have heads.
+        interventions: What was done to the model meanwhile, as in ``ModelIdentity``.
     """
 
     arrays: dict[Site, Array]
@@ -185,6 +186,7 @@ class ActivationBatch:
     failures: tuple[ExampleFailure, ...] = ()
     n_layers: int = 0
     heads: Mapping[Site, int] = field(default_factory=dict[Site, int])
+    interventions: tuple[Mapping[str, Any], ...] = ()
 
     def __repr__(self) -> str:
         kinds = sorted({site.kind if site.path is None else site.path for site in self.arrays})
@@ -194,7 +196,8 @@ class ActivationBatch:
         return (
             f"<ActivationBatch {n} example{'s' * (n != 1)}, {len(self.token_ids):,} tokens, "
             f"{', '.join(kinds)}{layers}, {dtypes}{', pooled' * self.pooled}"
-            f"{f', {failed} failed' * bool(failed)}>"
+            f"{f', {failed} failed' * bool(failed)}"
+            f"{', under intervention' * bool(self.interventions)}>"
         )
 
     @property
@@ -333,6 +336,7 @@ class ActivationBatch:
             pooled=pooled,
             n_layers=first.n_layers,
             heads=first.heads,
+            interventions=first.interventions,
         )
 
     def tokens(self, index: int) -> npt.NDArray[np.int64]:

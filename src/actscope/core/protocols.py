@@ -1,22 +1,26 @@
 """Every seam of the house, on one screen. One new file adds one plugin; nothing else is edited.
 
-room         attribute  what the file provides
-strategies/  STRATEGY   a class whose instances pool tokens          -> Strategy
-sources/     SOURCE     a class that reads prompts from somewhere    -> Source
-stores/      STORE      a class that opens runs for writing          -> Storage, RunWriter
-backends/    BACKEND    a class that loads models                    -> ModelBackend, BackendModel
-families/    FAMILY     data about one model family                  -> families.Family
-studies/     STUDY      a whole experiment: parameters, run, report  -> Study
-cli/         COMMAND    a click command; the verb is the file's stem
+room            attribute     what the file provides
+strategies/     STRATEGY      a class whose instances pool tokens          -> Strategy
+interventions/  INTERVENTION  a class whose instances change activations   -> Intervention
+sources/        SOURCE        a class that reads prompts from somewhere    -> Source
+stores/         STORE         a class that opens runs for writing          -> Storage, RunWriter
+backends/       BACKEND       a class that loads models                    -> ModelBackend
+families/       FAMILY        data about one model family                  -> families.Family
+studies/        STUDY         a whole experiment: parameters, run, report  -> Study
+cli/            COMMAND       a click command; the verb is the file's stem
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
 from actscope.core.sites import Site
@@ -32,15 +36,18 @@ __all__ = [
     "ExtractionStrategy",
     "Generated",
     "GenerationParams",
+    "Intervention",
     "LayerSelector",
     "ModelBackend",
     "RunWriter",
     "Selection",
+    "SitePlace",
     "SiteStatus",
     "Source",
     "Storage",
     "Strategy",
     "Study",
+    "TokenPlaces",
 ]
 
 LayerSelector = Any
@@ -78,6 +85,93 @@ class Strategy(Protocol):
 
 
 ExtractionStrategy = Strategy
+
+
+@dataclass(frozen=True)
+class SitePlace:
+    """A site that will be changed.
+
+    Attributes:
+        site: Which.
+        width: The size of its last axis.
+        d_head: Width of a head, where its last axis is heads side by side; else None.
+    """
+
+    site: Site
+    width: int
+    d_head: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenPlaces:
+    """Where some rows of a forward pass come from: row j is one token of one example.
+
+    Attributes:
+        site: The site they were read at.
+        ids: The examples of the pass.
+        n_prompt: How many prompt tokens each of them has.
+        example: ``[k]`` int64, which example a row belongs to, as an index into ``ids``.
+        position: ``[k]`` int64, the token's position within its example, in generation too.
+    """
+
+    site: Site
+    ids: tuple[str, ...]
+    n_prompt: tuple[int, ...]
+    example: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """Changes activations while the model runs. Immutable: one may be used in many contexts."""
+
+    name: ClassVar[str]
+
+    @property
+    def where(self) -> tuple[str | Site, int | tuple[int, ...] | str | None]:
+        """Site and layers as for ``capture``."""
+        ...
+
+    @property
+    def chosen(self) -> Span | tuple[int, ...]:
+        """Which tokens: a span, or positions (negative ones count from the prompt's end)."""
+        ...
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """JSON parameters, part of the spec of what is captured meanwhile."""
+        ...
+
+    def axis(self, width: int) -> npt.NDArray[np.float64] | None:
+        """``[width]`` the unit direction along which its effect is measured, or None."""
+        ...
+
+    def bind(
+        self, places: Sequence[SitePlace], capture: Callable[..., ActivationBatch] | None
+    ) -> Intervention:
+        """Check that it fits these sites and return it, ready to run.
+
+        Args:
+            places: Every site it changes.
+            capture: ``model.capture``, for what has to be read from the model first; None to check
+                only.
+
+        Raises:
+            BadInputError: another width, heads of a site without heads, no source for a site.
+        """
+        ...
+
+    def edit(self, rows: torch.Tensor, places: TokenPlaces) -> torch.Tensor:
+        """The rows that take the place of others.
+
+        Args:
+            rows: ``[k, width]`` float32, or float64 in a float64 model.
+            places: Which tokens they are.
+
+        Returns:
+            ``[k, width]``, a new tensor.
+        """
+        ...
 
 
 class Source(Protocol):
@@ -187,11 +281,15 @@ class CaptureSession(Protocol):
 class BackendModel(Protocol):
     """A loaded model."""
 
-    identity: ModelIdentity
     n_layers: int
     d_model: int
     context_length: int | None
     dtype: str
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What it is called on record, with everything that is done to it at the moment."""
+        ...
 
     @property
     def tokenizer(self) -> Any:

@@ -31,6 +31,7 @@ class ModelIdentity:
         dtype: Compute dtype.
         tokenizer: Hash of the tokenizer, empty where there is none.
         chat_template: Hash of the chat template, empty where there is none.
+        interventions: What is done to the running model, in order; empty for the plain model.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelIdentity:
     config: str = ""
     tokenizer: str = ""
     chat_template: str = ""
+    interventions: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class CaptureSpec:
         data = asdict(self)
         data["sites"] = list(self.sites)
         data["strategy"] = dict(self.strategy)
+        data["model"]["interventions"] = [dict(done) for done in self.model.interventions]
+        if not self.model.interventions:  # a plain run's fingerprint does not know the field
+            del data["model"]["interventions"]
         return data
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -24,6 +24,10 @@ from actscope.backends.hf.placement import is_offloaded
 from actscope.backends.hf.resolve import ModelMap, resolve
 from actscope.core.errors import BadInputError, ModelLoadError, UnknownNameError
 from actscope.core.spec import ModelIdentity
+
+if TYPE_CHECKING:
+    from actscope.backends.hf.intervening import Interventions
+    from actscope.backends.hf.model import HFModel
 
 __all__ = ["Adaptable", "Adapter"]
 
@@ -82,7 +86,7 @@ class Adaptable:
     """The adapters of a model. ``HFModel`` is one."""
 
     hf: nn.Module
-    identity: ModelIdentity
+    _identity: ModelIdentity
     _map: ModelMap
 
     def __init__(self) -> None:
@@ -127,15 +131,15 @@ class Adaptable:
             raise BadInputError(
                 f"an adapter named {name!r} is loaded already", next_step="pass another name="
             )
-        with self.adapter(None):
-            self._states.setdefault(None, _State((), self._map, self.identity))
+        with self.adapter(None), self._interventions().suspended():
+            self._states.setdefault(None, _State((), self._map, self._identity))
             state = self._verified(files)
         found = Adapter(
             name=name,
             identity=str(state.identity.adapter),
             source=files.source,
             trained_on=files.base,
-            note=_other_base(files.base, self.identity.name),
+            note=_other_base(files.base, self._identity.name),
             modules=tuple(swap.path for swap in state.swaps),
         )
         if found.note:
@@ -148,7 +152,8 @@ class Adaptable:
     def adapter(self, name: str | None) -> Generator[None]:
         """Everything inside runs with this adapter, or with none; afterwards it is as before.
 
-        ``model.hf``, ``model.identity`` and ``model.sites()`` are those of the adapted model too.
+        ``model.hf``, ``model.identity`` and ``model.sites()`` are those of the adapted model too,
+        and interventions that are in place act on it.
 
         Args:
             name: A key of ``model.adapters``, or None for the plain base.
@@ -168,15 +173,30 @@ class Adaptable:
 
         Raises:
             UnknownNameError: no adapter of that name is loaded.
+            SiteUnavailableError: an intervention in place cannot follow; nothing was switched.
         """
         if name is not None and name not in self._adapters:
             raise UnknownNameError("adapter", name, self._adapters, "model.load_adapter loads one")
         if name == self._active:
             return
+        before = self._active
+        self._interventions().lift()
+        self._put_on(name)
+        try:
+            self._interventions().follow()
+        except BaseException:
+            self._put_on(before)
+            self._interventions().follow()
+            raise
+
+    def _interventions(self) -> Interventions:
+        return cast("HFModel", self).interventions
+
+    def _put_on(self, name: str | None) -> None:
         _detach(self._states[self._active].swaps)
         state = self._states[name]
         _attach(state.swaps)
-        self._map, self.identity, self._active = state.map, state.identity, name
+        self._map, self._identity, self._active = state.map, state.identity, name
 
     def _verified(self, files: AdapterFiles) -> _State:
         """Inject, check against the base, take out again. The base is on."""
@@ -196,7 +216,7 @@ class Adaptable:
         finally:
             _detach(swaps)
         mark = f"{files.name}@{files.digest[:16]}"
-        return _State(tuple(swaps), found, replace(self.identity, adapter=mark))
+        return _State(tuple(swaps), found, replace(self._identity, adapter=mark))
 
 
 def _require_peft() -> None:

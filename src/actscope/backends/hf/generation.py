@@ -33,7 +33,7 @@ from actscope.core.errors import BadInputError
 from actscope.core.protocols import Generated, GenerationParams
 from actscope.core.text import RESPONSE
 
-__all__ = ["check_params", "generate_rows", "generates_alike_in_batches"]
+__all__ = ["check_params", "generate_rows", "generates_alike_in_batches", "stop_ids"]
 
 
 def check_params(params: GenerationParams) -> None:
@@ -100,7 +100,7 @@ def generate_rows(
     processors = LogitsProcessorList()
     if params.temperature > 0:
         processors.append(_SeededGumbel([row.id for row in rows], params))
-    stops = _stop_ids(hf, tokenizer)
+    stops = stop_ids(hf, tokenizer)
     output = _generate(
         hf, rows, pad_id, stops=stops, steps=params.max_new_tokens, processors=processors
     )
@@ -172,7 +172,8 @@ def _generation_config(hf: Any, config: GenerationConfig) -> Generator[None]:
         hf.generation_config = own
 
 
-def _stop_ids(hf: Any, tokenizer: Any) -> set[int]:
+def stop_ids(hf: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer, by the model's configuration, else by its tokenizer."""
     config = getattr(hf, "generation_config", None)
     stops = getattr(config, "eos_token_id", None)
     if stops is None:

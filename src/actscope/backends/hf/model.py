@@ -17,6 +17,7 @@ from actscope.backends.hf.checks import (
     check_pooler_sites,
     context_length,
 )
+from actscope.backends.hf.experiments import Experiments
 from actscope.backends.hf.forward import token_embedding
 from actscope.backends.hf.generation import generate_rows, generates_alike_in_batches
 from actscope.backends.hf.identity import (
@@ -69,7 +70,7 @@ class Generation:
     activations: ActivationBatch | None
 
 
-class HFModel(Adaptable):
+class HFModel(Experiments, Adaptable):
     """A Hugging Face model whose sites have been verified.
 
     Made by ``load_model`` and ``wrap_model``. Nothing is left on the model between calls.
@@ -113,7 +114,7 @@ class HFModel(Adaptable):
         cls = getattr(tokenizer, "cls_token_id", None)
         self.cls_token_id: int | None = None if self.causal else cls
         config = getattr(hf, "config", None)
-        self.identity = ModelIdentity(
+        self._identity = ModelIdentity(
             name=name,
             revision=revision or values_hash(hf),
             adapter=None,
@@ -397,12 +398,18 @@ class HFModel(Adaptable):
             )
         together = len(rows) == 1 or self._generates_in_batches
         groups = [rows] if together else [[row] for row in rows]
-        made = [generate_rows(self.hf, self.tokenizer, g, params, self.pad_id) for g in groups]
-        return [generated for group in made for generated in group]
+        return [made for group in groups for made in self._generate_group(group, params)]
+
+    def _generate_group(
+        self, rows: Sequence[TokenRow], params: GenerationParams
+    ) -> list[Generated]:
+        with self.interventions.announced(Batch(tuple(rows), "left"), generating=True):
+            return generate_rows(self.hf, self.tokenizer, rows, params, self.pad_id)
 
     @cached_property
     def _generates_in_batches(self) -> bool:
-        return generates_alike_in_batches(self.hf, self.pad_id)
+        with self.interventions.suspended():
+            return generates_alike_in_batches(self.hf, self.pad_id)
 
     def unembed(self, resid: torch.Tensor) -> torch.Tensor:
         """Logits of residual rows: final norm, unembedding, the model's own scale or soft-cap.
@@ -424,7 +431,7 @@ class HFModel(Adaptable):
         head = self.hf.get_submodule(unembedding.head)
         normalise = self.hf.get_submodule(norm)
         hidden = resid.to(self.device, self._map.dtypes[Site("resid_post", 0)])
-        with torch.no_grad(), evaluation_mode(self.hf):
+        with torch.no_grad(), evaluation_mode(self.hf), self.interventions.suspended():
             return unembedding.transform(head(normalise(hidden))).cpu()
 
 

@@ -50,7 +50,7 @@ from actscope.selectors import select
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
 
-__all__ = ["HFSession"]
+__all__ = ["HFSession", "assemble", "described", "to_array"]
 
 
 class _Seen(BaseException):
@@ -171,14 +171,9 @@ class HFSession:
             arrays = self._forward(batch, spans, keep)
         else:
             arrays = {s: self._empty(s) for s in self._selection.sites}
-        whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
-        heads = {
-            site: self._model.heads(site)
-            for site, array in arrays.items()
-            if site.layout == "blocks" or array.shape[-1] == self._model.width(site)
-        }
-        heads = {site: count for site, count in heads.items() if count}
-        return replace(whole, n_layers=self._model.n_layers, heads=heads)
+        return described(
+            self._model, assemble(batch, spans, keep, arrays, self._selection, failures)
+        )
 
     def _forward(
         self, batch: Batch, spans: list[Array | None], keep: list[int]
@@ -195,6 +190,7 @@ class HFSession:
             with (
                 torch.no_grad(),
                 evaluation_mode(self._model.hf),
+                self._model.interventions.announced(batch),
                 self._watching(len(batch.rows)),
             ):
                 result = forward(
@@ -363,16 +359,17 @@ def _to_numpy(kept: _Kept) -> dict[Site, Array]:
     on_cpu = {group: buffer.cpu() for group, buffer in kept.buffers.items()}
     tensors = {site: on_cpu[group][place] for site, (group, place) in kept.slots.items()}
     tensors |= {site: tensor.cpu() for site, tensor in kept.loose.items()}
-    return {site: _view(tensor) for site, tensor in tensors.items()}
+    return {site: to_array(tensor) for site, tensor in tensors.items()}
 
 
-def _view(tensor: torch.Tensor) -> Array:
+def to_array(tensor: torch.Tensor) -> Array:
+    """The same CPU memory as numpy, bfloat16 by ``ml_dtypes``."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(DTYPES["bfloat16"])
     return tensor.numpy()
 
 
-def _assemble(
+def assemble(
     batch: Batch,
     spans: list[Array | None],
     keep: list[int],
@@ -380,6 +377,7 @@ def _assemble(
     selection: Selection,
     failures: tuple[ExampleFailure, ...],
 ) -> ActivationBatch:
+    """Arrays of the kept examples with their tokens: what a capture returns."""
     rows = [batch.rows[i] for i in keep]
     kept = [positions for positions in spans if positions is not None]
     counts = [1] * len(rows) if selection.strategy.pools else [len(p) for p in kept]
@@ -394,6 +392,21 @@ def _assemble(
         phase=_joined([row.phase for row in rows], np.uint8),
         pooled=selection.strategy.pools,
         failures=failures,
+    )
+
+
+def described(model: HFModel, batch: ActivationBatch) -> ActivationBatch:
+    """The same with what the model says about it: blocks, heads, and what was done to it."""
+    heads = {
+        site: model.heads(site)
+        for site, array in batch.arrays.items()
+        if site.layout == "blocks" or array.shape[-1] == model.width(site)
+    }
+    return replace(
+        batch,
+        n_layers=model.n_layers,
+        heads={site: count for site, count in heads.items() if count},
+        interventions=model.interventions.describe(),
     )
 
 

@@ -11,7 +11,7 @@ from actscope.core.activations import TokenRow
 from actscope.core.errors import BadInputError, ExampleError
 from actscope.core.text import PROMPT, Example, Message
 
-__all__ = ["encode_example", "render_chat"]
+__all__ = ["encode_example", "render_chat", "single_token"]
 
 
 def encode_example(tokenizer: Any, example: Example, *, chat: bool, vocab_size: int) -> TokenRow:
@@ -99,6 +99,28 @@ def _from_ids(tokenizer: Any, example: Example, vocab_size: int) -> TokenRow:
             f"example {example.id!r} has token id {wrong[0]}; the vocabulary has {vocab_size}",
         )
     return _row(tokenizer, example.id, ids)
+
+
+def single_token(tokenizer: Any, token: int | str, vocab_size: int) -> int:
+    """The id of a token given by its id or its text.
+
+    Raises:
+        BadInputError: no such token, or a text that is not one token.
+    """
+    if isinstance(token, str):
+        if tokenizer is None:
+            raise BadInputError("a token by its text needs a tokenizer", next_step="pass its id")
+        ids = [int(i) for i in tokenizer(token, add_special_tokens=False)["input_ids"]]
+        if len(ids) != 1:
+            raise BadInputError(
+                f"{token!r} is not one token",
+                got=str(tokenizer.convert_ids_to_tokens(ids)),
+                next_step="pass a text of one token (mind the space before a word) or a token id",
+            )
+        token = ids[0]
+    if isinstance(token, bool) or not 0 <= int(token) < vocab_size:
+        raise BadInputError("no such token id", got=token, expected=f"0 to {vocab_size - 1}")
+    return int(token)
 
 
 def _row(tokenizer: Any, identity: str, ids: list[int]) -> TokenRow:
