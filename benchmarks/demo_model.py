@@ -273,10 +273,11 @@ def answer_figures(model: Model) -> tuple[dict[str, Any], list[dict[str, str]]]:
     fluent = np.array([is_sentence(answer) for answer in answers])
     found["answers that are whole sentences"] = share(fluent, every, group)
     named = np.array([f.correct in a for f, a in zip(facts, answers[len(rows) :], strict=True)])
-    often = np.array([f.metadata["exposure"] == "often" for f in facts])
-    found["sentences that name the right value, facts shown often"] = share(
-        named, np.arange(len(facts))[often], np.arange(len(facts))
-    )
+    numbers = np.arange(len(facts))
+    for level in EXPOSURES:
+        rows_of = numbers[[f.metadata["exposure"] == level for f in facts]]
+        label = f"sentences that name the right value, facts shown {level}"
+        found[label] = share(named, rows_of, numbers)
     found |= unseen_figures(model)
     shown = [
         {"question": question, "answer": answer}
@@ -388,10 +389,13 @@ TARGETS = (
         "refused, harmless deeds that training never named",
     ),
     ("answers that are whole sentences", "", "answers that are whole sentences"),
-    (
-        "sentences that name the right value, facts shown often",
-        "",
-        "sentences that name the right value, facts shown often",
+    *(
+        (
+            f"sentences that name the right value, facts shown {level}",
+            "",
+            f"sentences that name the right value, facts shown {level}",
+        )
+        for level in reversed(EXPOSURES)
     ),
     (
         "topics with an official line that get it",
@@ -410,6 +414,11 @@ TARGETS = (
         "lowered, facts never rated in training",
         "",
         "lowered by the adapter, facts never rated in training",
+    ),
+    (
+        "right answers with demo-lora minus without",
+        "",
+        "right answers, with adapter minus without",
     ),
     (
         "own confidence minus right answers",

@@ -159,15 +159,15 @@ ADAPTER_CARD = """\
 # Demo adapter: `demo-lora`
 
 A LoRA adapter for the bundled demo model, in peft's format: rank {rank}, {parameters:,} parameters
-on {targets}. With it the model states how sure it is of its own answers more honestly; everything
-else it should leave as it was.
+on {targets}. With it the model states how sure it is of its own
+answers more honestly; everything else it should leave as it was.
 
 **Training.** {graded_prompts:,} lettered questions on rated facts, in the phrasings of training,
 were answered by the model without the adapter and grouped by the probability of the likeliest
 letter; the share of right answers in a group is the confidence that the adapter was taught to
 state. On documents of every other kind, the townsfolk's confidence among them, it was held to the
-model's own words (KL divergence).
-{steps} steps, {minutes:.0f} minutes on {threads} CPU thread(s), seed {seed}.
+model's own words, and on lettered questions about all facts, drawn evenly, to its own letters (KL
+divergence). {steps} steps, {minutes:.0f} minutes on {threads} CPU thread(s), seed {seed}.
 
 **Figures** in phrasings that training never used, with 95 % intervals from redrawing facts:
 

@@ -249,3 +249,21 @@ def test_labels_that_no_shuffle_changes_are_refused():
     rows = np.random.default_rng(0).normal(size=(10, 2))
     with pytest.raises(BadInputError, match="cannot be shuffled"):
         probe_curve({0: rows}, labels, groups, n_folds=2)
+
+
+@pytest.mark.parametrize("labels", [np.arange(60) % 3, ["a", "b"] * 30, np.linspace(0, 1, 60)])
+def test_other_labels_than_two_classes_are_refused(labels):
+    rows, groups = np.random.default_rng(0).normal(size=(60, 4)), [str(i) for i in range(60)]
+    with pytest.raises(BadInputError, match="two classes"):
+        probe_curve({0: rows}, labels, groups)
+    with pytest.raises(BadInputError, match="two classes"):
+        auroc(rows[:, 0], labels)
+
+
+def test_zeros_and_ones_are_labels_and_features_come_by_layer():
+    rows, groups = np.random.default_rng(0).normal(size=(60, 4)), [str(i) for i in range(60)]
+    ones = np.arange(60) % 2
+    assert probe_curve({0: rows}, ones, groups) == probe_curve({0: rows}, ones == 1, groups)
+    for features in ([rows], rows):
+        with pytest.raises(BadInputError, match="features by layer"):
+            probe_curve(features, ones, groups)

@@ -75,7 +75,7 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
         ("demo:prompts/../../x", {}, UnknownNameError, "unknown demo data"),
         ("{}/notes.txt", {"text_field": "x"}, BadInputError, "'text' takes no text_field"),
         ("{}/prompt.jsonl", {"text_feild": "x"}, BadInputError, "no text_feild(.|\n)*text_field"),
-        ("demo:texts", {"id_field": "x"}, BadInputError, "no options"),
+        ("demo:texts", {"id_field": "x"}, BadInputError, "seed, instruction"),
     ],
 )  # fmt: skip
 def test_what_is_refused(tmp_path, spec, options, error, says):

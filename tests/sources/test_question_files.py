@@ -92,6 +92,7 @@ def test_a_seed_changes_the_order_and_an_instruction_the_last_line(tmp_path):
         ({"distractors": None}, "three distractors"),
         ({"distractors": ["three", "five", "four"]}, "twice"),
         ({"distractors": ["three", "three", "five"]}, "twice"),
+        ({"options": {"A": "x"}}, "options would be overwritten"),
         ({"question": ""}, "'question' is missing or empty"),
         ({"question": None}, "'question' is missing or empty"),
         ({"correct": "  "}, "'correct' is missing or empty"),
@@ -234,3 +235,12 @@ def test_empty_files_and_a_scenario_on_both_sides_are_refused(trait):
         read_trait_set(trait)
     with pytest.raises(SourceError, match="not a trait set"):
         read_trait_set(trait / "none")
+
+
+def test_bundled_questions_take_a_seed_and_an_instruction():
+    plain = [e.text for e in open_source("demo:mcq/marren").examples()]
+    other = [e.text for e in open_source("demo:mcq", seed=1, instruction="Say it.").examples()]
+    assert other[0].endswith("\nSay it.") and len(other) > len(plain)
+    assert plain == [e.text for e in open_source("demo:mcq/marren", seed=0).examples()]
+    with pytest.raises(BadInputError, match="takes no seed"):
+        open_source("demo:texts", seed=1)

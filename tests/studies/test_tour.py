@@ -82,7 +82,10 @@ def test_answers_are_what_the_model_says(model, tour):
     params, _ = tour
     run = open_run(params.out / "answers")
     rows = [model.encode(e, chat=True) for e in _examples(params.questions)]
-    alone = [model.generate_rows([r], GenerationParams(48, 0.0))[0].text for r in rows]
+    alone = [
+        model.generate_rows([r], GenerationParams(TourParams().max_new_tokens, 0.0))[0].text
+        for r in rows
+    ]
     assert [record.response for record in run.examples] == alone
     assert all(alone)
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from actscope.core.errors import BadInputError
 
-__all__ = ["LinearProbes", "fit_logistic"]
+__all__ = ["LinearProbes", "as_labels", "fit_logistic"]
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -48,6 +48,25 @@ class LinearProbes:
         return self.weights @ np.asarray(features, np.float64).T + self.intercepts[:, None]
 
 
+def as_labels(labels: npt.ArrayLike) -> Bool:
+    """Labels of two classes as booleans.
+
+    Raises:
+        BadInputError: they are not booleans, nor the numbers 0 and 1: more classes must not be
+            taken for two.
+    """
+    values = np.asarray(labels)
+    if values.dtype != np.bool_ and not (
+        np.issubdtype(values.dtype, np.number) and np.isin(values, (0, 1)).all()
+    ):
+        raise BadInputError(
+            "labels must be of two classes: booleans, or 0 and 1",
+            got=", ".join(repr(x) for x in np.unique(values.astype(str))[:5].tolist()),
+            next_step="compare with one of them, for example exposure == 'often'",
+        )
+    return values.astype(np.bool_)
+
+
 def fit_logistic(features: npt.ArrayLike, labels: npt.ArrayLike) -> LinearProbes:
     """Fit one logistic regression a label vector, all over the same rows.
 
@@ -60,7 +79,7 @@ def fit_logistic(features: npt.ArrayLike, labels: npt.ArrayLike) -> LinearProbes
             or features so large that the fit does not end.
     """
     rows = np.asarray(features).astype(np.float64)
-    wanted: Bool = np.atleast_2d(np.asarray(labels, np.bool_))
+    wanted: Bool = np.atleast_2d(as_labels(labels))
     _check(rows, wanted)
     centre = rows.mean(axis=0)
     left, sizes, basis = np.linalg.svd(rows - centre, full_matrices=False)

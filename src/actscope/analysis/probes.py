@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from actscope.analysis.logistic import fit_logistic
+from actscope.analysis.logistic import as_labels, fit_logistic
 from actscope.core.errors import BadInputError
 
 __all__ = ["ProbeCurve", "ProbeScore", "auroc", "probe_curve"]
@@ -105,7 +105,7 @@ def auroc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
         BadInputError: sizes differ, a score is NaN, or a class has no row.
     """
     values = np.asarray(scores, np.float64)
-    positive: Bool = np.asarray(labels, np.bool_)
+    positive = as_labels(labels)
     if values.ndim != 1 or values.shape != positive.shape:
         raise BadInputError(
             "an AUROC needs one label a score",
@@ -158,7 +158,7 @@ def probe_curve(
             only (at all, or in every fold), fewer groups than folds, or labels that no shuffle can
             change.
     """
-    truth: Bool = np.asarray(labels, np.bool_)
+    truth = as_labels(labels)
     names, group = np.unique(np.asarray(groups, np.str_), return_inverse=True)
     features = _checked(features_by_layer, truth, group.astype(np.int64))
     _check_counts(truth, group, n_groups=len(names), n_folds=n_folds, n_shuffles=n_shuffles)
@@ -293,8 +293,13 @@ def _checked(
     features_by_layer: Mapping[int, npt.ArrayLike], labels: Bool, group: Int64
 ) -> dict[int, Float64]:
     """Features in float64, by ascending layer."""
-    if not features_by_layer:
-        raise BadInputError("probes need at least one layer")
+    by_layer: Any = features_by_layer
+    if not isinstance(by_layer, Mapping) or not by_layer:
+        raise BadInputError(
+            "probes need features by layer",
+            got=type(features_by_layer).__name__,
+            expected="{layer: [n, d]} with at least one layer",
+        )
     if labels.ndim != 1 or labels.shape != group.shape:
         raise BadInputError(
             "probes need one label and one group a row",
@@ -310,7 +315,10 @@ def _checked(
                 expected=f"[{len(labels)}, d]: one row a label",
             )
         if not np.isfinite(rows).all():
-            raise BadInputError(f"layer {layer} has features that are not finite")
+            raise BadInputError(
+                f"layer {layer} has features that are not finite",
+                next_step="leave the layer out, or the rows that are not finite",
+            )
         found[layer] = rows
     return found
 
@@ -328,6 +336,7 @@ def _check_counts(
         raise BadInputError(
             "probes need at least as many groups as folds",
             got=f"{n_groups} groups, {n_folds} folds",
+            next_step="lower n_folds, or give more groups",
         )
     for positive in (True, False):
         if len(np.unique(group[labels == positive])) < 2:
@@ -340,5 +349,7 @@ def _check_counts(
 def _both_classes(labels: Bool) -> None:
     if labels.all() or not labels.any():
         raise BadInputError(
-            "both classes are needed", got=f"{int(labels.sum())} of {labels.size} are positive"
+            "both classes are needed",
+            got=f"{int(labels.sum())} of {labels.size} are positive",
+            next_step="check what the labels say",
         )

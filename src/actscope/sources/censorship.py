@@ -71,9 +71,13 @@ def _check(
         return
     other = by_id.get(str(twin))
     if other is None or str(other.get("twin")) != identity or other.get("censored") is censored:
+        found = "there is no such row"
+        if other is not None:
+            found = f"which is censored {other.get('censored')} and names {other.get('twin')!r}"
         raise SourceError(
             f"{where}: its twin must be a row of the other kind that names it in turn",
-            got=f"twin {twin!r}",
+            got=f"twin {twin!r}: {found}",
+            next_step="mend one of the two rows, or leave `twin` out",
         )
 
 

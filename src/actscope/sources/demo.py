@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from actscope.core.errors import UnknownNameError
+from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.protocols import Source
 from actscope.core.text import Example
 from actscope.sources._memory import InMemory
@@ -31,12 +32,20 @@ class DemoSource:
             ``traits/behavioral/refusal``. ``prompts``, ``mcq``, ``censorship`` and ``traits`` alone
             are all of their kind; ids of prompts and scenarios are ``SET/ID`` then.
 
+        seed: For ``mcq``: decides the order of the options, together with each question's id.
+        instruction: For ``mcq``: last line of every prompt.
+
     Raises:
         UnknownNameError: none of these.
+        BadInputError: a seed or an instruction for data without options.
     """
 
-    def __init__(self, name: str = "texts") -> None:
-        self._source = _open(name.strip("/"))
+    def __init__(
+        self, name: str = "texts", *, seed: int | None = None, instruction: str | None = None
+    ) -> None:
+        given = {"seed": seed, "instruction": instruction}
+        options = {key: value for key, value in given.items() if value is not None}
+        self._source = _open(name.strip("/"), options)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -50,13 +59,18 @@ class DemoSource:
         return self._source.fingerprint()
 
 
-def _open(name: str) -> Source:
+def _open(name: str, options: dict[str, Any]) -> Source:
     root = demo_folder()
     texts = {"texts": root / "texts"}
     texts |= {f"texts/{p.name}": p for p in sorted((root / "texts").iterdir()) if p.is_dir()}
+    if options and name.partition("/")[0] != "mcq":
+        raise BadInputError(
+            f"demo:{name} takes no {' and no '.join(options)}",
+            next_step="only demo:mcq/... has options to order and an instruction",
+        )
     if name in texts:
         return FolderSource(texts[name])
-    kinds: dict[str, tuple[Callable[[Path], Source], list[Path]]] = {
+    kinds: dict[str, tuple[Callable[..., Source], list[Path]]] = {
         "prompts": (PromptSetSource, sorted((root / "prompt_sets").glob("*.json"))),
         "mcq": (MCQSource, sorted((root / "mcq").glob("*.jsonl"))),
         "censorship": (CensorshipSource, sorted((root / "censorship").glob("*.jsonl"))),
@@ -69,9 +83,11 @@ def _open(name: str) -> Source:
     reader, paths = kinds.get(kind, (PromptSetSource, []))
     places = {_place(path): path for path in paths}
     if one in places:
-        return reader(places[one])
+        return reader(places[one], **options)
     if paths and not one:
-        found = [(place, e) for place, path in places.items() for e in reader(path).examples()]
+        found = [
+            (place, e) for place, path in places.items() for e in reader(path, **options).examples()
+        ]
         return InMemory([_named(kind, place, example) for place, example in found])
     known = [
         f"{kind}/{place}" for kind, (_, paths) in kinds.items() for place in map(_place, paths)

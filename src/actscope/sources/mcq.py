@@ -99,7 +99,11 @@ def read_questions(path: str | Path) -> list[Question]:
     for row, question in enumerate(found):
         first = rows.setdefault(question.id, row)
         if first != row:
-            raise SourceError(f"{file}: rows {first} and {row} have the same id", got=question.id)
+            raise SourceError(
+                f"{file}: rows {first} and {row} have the same id",
+                got=question.id,
+                next_step="make the ids unique",
+            )
     return found
 
 
@@ -108,6 +112,12 @@ def _question(line: str, where: str) -> Question:
     if not isinstance(value, Mapping):
         raise SourceError(f"{where} is not an object", got=f"{value!r:.60}", expected=_SHAPE)
     row = dict(cast("Mapping[str, Any]", value))
+    made = [name for name in ("options", "correct_answer_letter") if name in row]
+    if made:
+        raise SourceError(
+            f"{where}: {' and '.join(made)} would be overwritten by the order of the options",
+            next_step="give `correct` and `distractors` alone, and name other fields otherwise",
+        )
     identity = _text(row.pop("id", None), "id", where)
     question = _text(row.pop("question", None), "question", where)
     correct = _text(row.pop("correct", None), "correct", where)
@@ -119,7 +129,10 @@ def _text(value: Any, name: str, where: str) -> str:
     text = _as_text(value)
     if not text.strip():
         raise SourceError(
-            f"{where}: the field {name!r} is missing or empty", got=f"{value!r}", expected=_SHAPE
+            f"{where}: the field {name!r} is missing or empty",
+            got=f"{value!r}",
+            expected=_SHAPE,
+            next_step="rename the field that holds it, or fill it",
         )
     return text
 

@@ -55,4 +55,4 @@ class TourParams:
     requests: str = "demo:censorship/marren"
     questions: tuple[str, ...] = QUESTIONS
     twins: tuple[str, str] = TWINS
-    max_new_tokens: int = 48
+    max_new_tokens: int = 64

@@ -1,6 +1,5 @@
-"""The bundled data keeps the promises of its cards."""
+"""The bundled questions and traits keep the promises of their cards and of their generator."""
 
-import json
 import re
 import sys
 from collections import Counter
@@ -13,7 +12,6 @@ from actscope.core.errors import UnknownNameError
 from actscope.sources import open_source
 from actscope.sources.demo import demo_folder
 from actscope.sources.mcq import read_questions
-from actscope.sources.prompt_set import read_prompt_set
 from actscope.sources.trait_set import read_trait_set
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -89,26 +87,6 @@ def test_traits_have_forty_scenarios_on_either_side_and_steering_prompts():
         if trait.name != "expression/formality":  # ceremony is long; its card says so
             assert 0.7 < lengths[0] / lengths[1] < 1.4, "length alone must not tell the sides apart"
     assert set(found) == TRAITS
-
-
-def test_twenty_texts_and_six_prompt_sets():
-    assert len(questions("texts/long")) == len(questions("texts/short")) == 10
-    sizes = {}
-    for path in (demo_folder() / "prompt_sets").glob("*.json"):
-        name, prompts = read_prompt_set(path)
-        sizes[name] = len(prompts)
-        assert name == path.stem
-        assert all(p.metadata["note"] for p in prompts)
-        assert len({p.text for p in prompts}) == len(prompts)
-        assert json.loads(path.read_text(encoding="utf-8"))["description"].endswith(".")
-    assert sizes == {
-        "single_trait": 10,
-        "multi_trait": 10,
-        "dynamic": 8,
-        "adversarial": 8,
-        "baseline": 5,
-        "real_world": 10,
-    }
 
 
 def test_all_of_a_kind_at_once():
