@@ -405,16 +405,14 @@ class HFModel:
         Raises:
             SiteUnavailableError: the path from residual to logits is not verified here.
         """
-        unembedding, norm = self._map.unembedding, self._map.norm
-        if unembedding.transform is None or norm is None:
+        unembedding = self._map.unembedding
+        if unembedding.transform is None:
             raise SiteUnavailableError(
                 f"{self.identity.name} has no verified unembedding", got=unembedding.reason
             )
-        head = self.hf.get_submodule(unembedding.head)
-        normalise = self.hf.get_submodule(norm)
         hidden = resid.to(self.device, self._map.dtypes[Site("resid_post", 0)])
         with torch.no_grad(), evaluation_mode(self.hf):
-            return unembedding.transform(head(normalise(hidden))).cpu()
+            return unembedding.logits(self.hf, hidden).cpu()
 
 
 def _refuse_failures(batch: ActivationBatch) -> ActivationBatch:

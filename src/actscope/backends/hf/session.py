@@ -17,7 +17,7 @@ import torch
 
 from actscope.backends.hf.forward import forward
 from actscope.backends.hf.resolve import Tap
-from actscope.backends.hf.trace import evaluation_mode, first_tensor
+from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
@@ -62,6 +62,8 @@ class _Kept:
         slots: Site -> (group, place in its buffer).
         loose: Sites whose width only the strategy knows.
         pending: Sites not seen yet in this pass.
+        calls: How often the module of a tap has run in this pass.
+        parts: What has arrived of sites that are sums.
     """
 
     rows: torch.Tensor
@@ -71,6 +73,10 @@ class _Kept:
     slots: dict[Site, tuple[_Group, int]] = field(default_factory=dict[Site, tuple[_Group, int]])
     loose: dict[Site, torch.Tensor] = field(default_factory=dict[Site, torch.Tensor])
     pending: set[Site] = field(default_factory=set[Site])
+    calls: dict[tuple[Site, Tap], int] = field(default_factory=dict[tuple[Site, Tap], int])
+    parts: dict[Site, dict[Tap, torch.Tensor]] = field(
+        default_factory=dict[Site, dict[Tap, torch.Tensor]]
+    )
 
     def of_examples(self, tensor: torch.Tensor) -> torch.Tensor:
         """The examples that keep anything."""
@@ -96,15 +102,19 @@ class HFSession:
 
     def __enter__(self) -> HFSession:
         for site, tap in self._taps.items():
-            if tap.side == "result":
-                continue
-            module = self._model.hf.get_submodule(tap.path)
-            if tap.side == "input":
-                hook = self._on_input(site, tap)
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-            else:
-                self._handles.append(module.register_forward_hook(self._on_output(site, tap)))
+            for part in tap.parts or (tap,):
+                self._hook(site, part)
         return self
+
+    def _hook(self, site: Site, tap: Tap) -> None:
+        if tap.side == "result":
+            return
+        module = self._model.hf.get_submodule(tap.path)
+        if tap.side == "input":
+            hook = self._on_input(site, tap)
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        else:
+            self._handles.append(module.register_forward_hook(self._on_output(site, tap)))
 
     def __exit__(
         self,
@@ -190,24 +200,42 @@ class HFSession:
 
     def _on_input(self, site: Site, tap: Tap) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._kept is not None and site in self._kept.pending:
-                floats = [
-                    x
-                    for x in (*args, *kwargs.values())
-                    if isinstance(x, torch.Tensor) and x.is_floating_point()
-                ]
-                self._keep(site, floats[tap.index], tap.scale)
+            if self._is_turn(site, tap):
+                self._arrived(site, tap, float_inputs(args, kwargs)[tap.index])
 
         return hook
 
     def _on_output(self, site: Site, tap: Tap) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if self._kept is not None and site in self._kept.pending:
-                tensor = first_tensor(output)
-                if tensor is not None:
-                    self._keep(site, tensor, tap.scale)
+            tensor = first_tensor(output)
+            if tensor is not None and self._is_turn(site, tap):
+                self._arrived(site, tap, tensor)
 
         return hook
+
+    def _is_turn(self, site: Site, tap: Tap) -> bool:
+        """Whether this call of the module is the one that the site means."""
+        kept = self._kept
+        if kept is None or site not in kept.pending:
+            return False
+        calls = kept.calls.get((site, tap), 0)
+        kept.calls[site, tap] = calls + 1
+        return calls == tap.turn
+
+    def _arrived(self, site: Site, tap: Tap, tensor: torch.Tensor) -> None:
+        """Keep a site's tensor, or add it to the other parts of the site."""
+        kept = self._kept
+        assert kept is not None
+        tensor = tap.layout.rows(tensor)
+        whole = self._taps[site]
+        if not whole.parts:
+            self._keep(site, tensor, tap.scale)
+            return
+        parts = kept.parts.setdefault(site, {})
+        parts[tap] = tensor if tap.scale == 1.0 else tensor * tap.scale
+        if len(parts) == len(whole.parts):
+            first, *others = (kept.parts[site].pop(part) for part in whole.parts)
+            self._keep(site, sum(others, first), whole.scale)
 
     def _keep_result(self, site: Site, result: Any) -> None:
         name = self._taps[site].name
