@@ -51,6 +51,16 @@ class Contributions:
 
 
 @dataclass(frozen=True)
+class _Read:
+    """A module that received a stream-shaped tensor, and what it made of it."""
+
+    order: int
+    path: str
+    received: torch.Tensor
+    returned: torch.Tensor | None
+
+
+@dataclass(frozen=True)
 class _Inside:
     """One block of the probe.
 
@@ -58,14 +68,14 @@ class _Inside:
         pre: The stream entering it, with positions that are no tokens.
         post: The stream leaving it.
         parts: Stream-shaped outputs inside it, in order; of equal tensors the outermost module.
-        reads: Stream-shaped first inputs of modules inside it: when, where, what.
+        reads: The modules inside it that received another stream-shaped tensor.
         after: What the modules returned when the block was fed with one token's row exchanged.
     """
 
     pre: torch.Tensor
     post: torch.Tensor
     parts: tuple[Part, ...]
-    reads: tuple[tuple[int, str, torch.Tensor], ...]
+    reads: tuple[_Read, ...]
     after: dict[str, torch.Tensor]
 
 
@@ -109,12 +119,13 @@ def _inside(trace: Trace, alone: Trace, blocks: Blocks, layer: int) -> _Inside |
         shaped = _shaped(calls[path].output, pre, blocks)
         if shaped is not None and not any(same(shaped, p.tensor) for p in parts):
             parts.append(Part(path, calls[path].order, shaped))
-    reads: list[tuple[int, str, torch.Tensor]] = []
+    reads: list[_Read] = []
     for path in sorted(calls, key=lambda p: calls[p].order):
         inputs = calls[path].inputs
         shaped = _shaped(inputs[0], pre, blocks) if inputs else None
         if shaped is not None and not same(shaped, pre):
-            reads.append((calls[path].order, path, shaped))
+            made = _shaped(calls[path].output, pre, blocks)
+            reads.append(_Read(calls[path].order, path, shaped, made))
     after: dict[str, torch.Tensor] = {}
     for part in parts:
         call = alone.turn(part.path, turn, times)
@@ -152,11 +163,11 @@ def _sequential(
 ) -> Contributions | None:
     """Attention first, then an MLP that reads the sum: some module receives that sum."""
     mids: list[tuple[str, torch.Tensor, list[Part], list[Part]]] = []
-    for order, reader, mid in inside.reads:
-        if not any(same(mid, other) for _, other, _, _ in mids):
-            before = [p for p in inside.parts if p.order < order]
-            after = [p for p in inside.parts if p.order >= order]
-            mids.append((reader, mid, before, after))
+    for read in inside.reads:
+        if not any(same(read.received, other) for _, other, _, _ in mids):
+            before = [p for p in inside.parts if p.order < read.order]
+            after = [p for p in inside.parts if p.order >= read.order]
+            mids.append((read.path, read.received, before, after))
     for first_by, second_by in product((one_part, two_parts), repeat=2):
         for reader, mid, before, after in mids:
             first = first_by(inside.pre, mid, before, numbers)
@@ -224,32 +235,34 @@ def _solved(
 
 def _normed(inside: _Inside) -> Contributions | None:
     """A norm after each sum: ``mid = norm(pre + a)`` and ``post = norm(mid + m)``."""
-    for norm, mid in _after_sum(inside, inside.pre):
-        for last, post in _after_sum(inside, mid.tensor):
-            if same(post.tensor, inside.post) and last.order > norm.order:
+    for attn, first in _after_sum(inside, inside.pre):
+        if first.returned is None:
+            continue
+        for mlp, second in _after_sum(inside, first.returned):
+            if mlp.order < first.order or second.returned is None:
+                continue
+            if same(second.returned, inside.post):
                 why = (
-                    f"the block normalises after adding: {norm.path} is added to resid_pre and "
-                    f"{mid.path} normalises the sum, then {last.path} and {post.path}; nothing "
+                    f"the block normalises after adding: {attn.path} is added to resid_pre and "
+                    f"{first.path} normalises the sum, then {mlp.path} and {second.path}; nothing "
                     f"adds up to resid_post - resid_pre{_PATHS}"
                 )
                 return Contributions(
-                    mid=mid.path,
+                    mid=first.path,
                     mid_side="output",
-                    how=f"{post.path}(resid_mid + {last.path}) == resid_post, bitwise",
+                    how=f"{second.path}(resid_mid + {mlp.path}) == resid_post, bitwise",
                     missing={"attn_out": why, "mlp_out": why},
                 )
     return None
 
 
-def _after_sum(inside: _Inside, stream: torch.Tensor) -> list[tuple[Part, Part]]:
-    """Pairs (part, module) where the module receives ``stream + part`` and returns a new stream."""
-    returned = {p.path: p for p in inside.parts}
+def _after_sum(inside: _Inside, stream: torch.Tensor) -> list[tuple[Part, _Read]]:
+    """Parts, and the modules that received ``stream + part``."""
     return [
-        (part, returned[path])
-        for order, path, received in inside.reads
-        if path in returned
+        (part, read)
+        for read in inside.reads
         for part in inside.parts
-        if part.order < order and same(stream + part.tensor, received)
+        if part.order < read.order and same(stream + part.tensor, read.received)
     ]
 
 

@@ -31,7 +31,7 @@ SEEN_INSTEAD = 1
 
 
 def is_whole_stream(probe: Probe, blocks: Blocks) -> bool:
-    """Whether the last block's token rows determine the model's output.
+    """Whether the last block's token rows determine the model's output, each row its own.
 
     A stack that is only a part of the model, or one of two streams, fails.
     """
@@ -42,22 +42,26 @@ def is_whole_stream(probe: Probe, blocks: Blocks) -> bool:
 
 
 def determines_output(probe: Probe, path: str, turn: int, times: int, layout: Layout) -> bool:
-    """Whether the token rows that a module returns determine the model's output.
+    """Whether each token row that a module returns determines that row of the model's output.
 
-    The module returns the rows of the altered probe; then the model must return what it returned
-    there.
+    The module returns one row of the altered probe; then the model must return its own row of the
+    altered probe there, and what it returned in the plain probe at all other tokens.
     """
     other = probe.altered.turn(path, turn, times)
     expected, plain = first_tensor(probe.altered.result), first_tensor(probe.plain.result)
     if other is None or other.output is None or expected is None or plain is None:
         return False
-    if expected.shape != plain.shape or not bool(differ(expected, plain).any()):
+    if expected.shape != plain.shape or expected.shape[:2] != probe.ids.shape:
+        return False
+    wanted = plain.clone()
+    wanted[:, ALTERED] = expected[:, ALTERED]
+    if not bool(differ(wanted, plain).any()):
         return False  # nothing would be shown
-    rows = layout.rows(other.output)
+    row = layout.rows(other.output)[:, ALTERED]
     with _hooks(probe.model) as place:
-        place.output(path, turn, _rows_from(rows, layout))
+        place.output(path, turn, _row_from(row, layout))
         found = first_tensor(probe.run().result)
-    return found is not None and not bool(differ(found, expected).any())
+    return found is not None and not bool(differ(found, wanted).any())
 
 
 def fed_alone(probe: Probe, blocks: Blocks) -> Trace:
@@ -152,12 +156,12 @@ def _all_from(arranged: torch.Tensor, layout: Layout) -> _Change:
     return lambda like: layout.restored(arranged, like)
 
 
-def _rows_from(rows: torch.Tensor, layout: Layout) -> _Change:
-    """Exchange the token rows and leave other positions."""
+def _row_from(row: torch.Tensor, layout: Layout) -> _Change:
+    """Exchange the altered token's row."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         arranged = layout.arranged(tensor).clone()
-        arranged[:, layout.before : layout.before + rows.shape[1]] = rows
+        arranged[:, layout.before + ALTERED] = row
         return layout.restored(arranged, tensor)
 
     return change

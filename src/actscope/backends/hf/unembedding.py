@@ -44,8 +44,14 @@ class Unembedding:
         """``[..., d_vocab]`` of ``[..., d_model]``; only for a verified unembedding."""
         assert self.transform is not None
         hidden = model.get_submodule(self.norm)(resid) if self.norm else resid
-        hidden = hidden if self.scale == 1.0 else hidden * self.scale
-        return self.transform(model.get_submodule(self.head)(hidden))
+        return self.transform(model.get_submodule(self.head)(_scaled(hidden, self.scale)))
+
+
+def _scaled(hidden: torch.Tensor, scale: float) -> torch.Tensor:
+    """Times a constant; one below 1 divides by its inverse, as models do and round."""
+    if scale == 1.0:
+        return hidden
+    return hidden * scale if scale > 1 else hidden / (1 / scale)
 
 
 def output_logits(result: Any) -> torch.Tensor | None:
@@ -97,7 +103,7 @@ def _heads(
             yield path, call, 1.0
         elif received.shape == rows.shape:
             for _, scale in exact_constants(ratio(received, rows), probe.numbers, 1e-2):
-                if same(received, rows * scale):
+                if same(received, _scaled(rows, scale)):
                     yield path, call, scale
                     break
 
