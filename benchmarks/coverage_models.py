@@ -31,12 +31,12 @@ LAYERS_OF_TYPE = object()
 PARAMETERS_AT_MOST = 60_000_000
 
 ENCODERS = (
-    "bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "mpnet",
+    "albert", "bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "mpnet",
 )  # fmt: skip
 """Encoders, built without a head. In the tables they are called ``encoder/bert``."""
 
 ENCODER_DECODERS = ("t5", "bart")
-"""Encoder-decoders, built with their head. In the tables they are called ``seq2seq/t5``."""
+"""Encoder-decoders, with their head as ``seq2seq/t5``, their encoder alone as ``encoder-of/t5``."""
 
 RULES: tuple[tuple[str, Any], ...] = (
     (r"(\w+_)?vocab_size(_\w+)?|n_vocab|segment_types|prompt_types", VOCAB),
@@ -151,6 +151,7 @@ CARE: dict[str, dict[str, Any]] = {
                        "indexer_budget": 8, "indexer_compress_ratio": 2},
     "reformer": {"axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16],
                  "attn_layers": ["local", "lsh", "local"], "is_decoder": True},
+    "rwkv": {"rescale_every": 2},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
               "num_hidden_layers": 4, "num_key_value_heads": 4},
@@ -172,7 +173,8 @@ def all_types() -> list[str]:
     """Every name of the tables: causal types, then encoders, then encoder-decoders."""
     causal = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     others = [f"encoder/{name}" for name in ENCODERS]
-    return causal + others + [f"seq2seq/{name}" for name in ENCODER_DECODERS]
+    parts = [f"{part}/{name}" for part in ("encoder-of", "seq2seq") for name in ENCODER_DECODERS]
+    return causal + others + parts
 
 
 def tiny_config(name: str) -> Any:
@@ -221,17 +223,18 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
         Exception: whatever the type's own code raises where the rules do not fit it.
     """
     kind, _, _ = name.rpartition("/")
-    loader = {"": AutoModelForCausalLM, "encoder": AutoModel, "seq2seq": AutoModelForSeq2SeqLM}
+    loader = {"": AutoModelForCausalLM, "encoder": AutoModel}.get(kind, AutoModelForSeq2SeqLM)
     config = tiny_config(name)
     torch.manual_seed(seed)
     if name in ("musicgen", "musicgen_melody"):  # the causal class takes the decoder's part alone
         model = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name])(config.decoder)
     else:
-        model = loader[kind].from_config(config)
+        model = loader.from_config(config)
     size = sum(p.numel() for p in model.parameters())
     if size > PARAMETERS_AT_MOST:
         raise ValueError(f"still {size:,} parameters: a field was not shrunk")
     randomise(model)
+    model = model.get_encoder() if kind == "encoder-of" else model
     return model.to(dtype).eval()
 
 
@@ -246,3 +249,6 @@ def randomise(model: torch.nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.1)
         else:
             parameter.mul_(3.0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):  # multiplies a block's output; 1 when new
+            buffer.fill_(0.8)

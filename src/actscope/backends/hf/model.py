@@ -24,6 +24,7 @@ from actscope.backends.hf.identity import (
     tokenizer_hash,
     values_hash,
 )
+from actscope.backends.hf.padding import pads_alike
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
 from actscope.backends.hf.session import HFSession
 from actscope.backends.hf.tokens import encode_example
@@ -102,6 +103,7 @@ class HFModel:
         self.device: torch.device = embedding.weight.device
         self._vocab_size = int(embedding.weight.shape[0])
         self._map = resolve(hf)
+        self._pads_alike: dict[str, bool] = {}
         self.n_layers = self._map.n_layers
         self.d_model = self._map.d_model
         self.causal = self._map.causal
@@ -258,6 +260,16 @@ class HFModel:
             BadInputError: text without a tokenizer or chat without a template.
         """
         return encode_example(self.tokenizer, example, chat=chat, vocab_size=self._vocab_size)
+
+    def pads_alike(self, side: str) -> bool:
+        """Whether a text's rows are the same beside a longer one; seen once, on a probe.
+
+        Where they are not, texts of different lengths go through the model one length at a time.
+        """
+        if side not in self._pads_alike:
+            blocks = self._map.blocks
+            self._pads_alike[side] = pads_alike(self.hf, blocks, self.pad_id, side)
+        return self._pads_alike[side]
 
     def open(self, selection: Selection) -> HFSession:
         """Hooks for a selection; a context that removes them whatever happens."""

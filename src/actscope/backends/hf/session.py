@@ -131,7 +131,7 @@ class HFSession:
         self._handles.clear()
 
     def run(self, batch: Batch) -> ActivationBatch:
-        """One forward pass over a batch.
+        """One forward pass over a batch; one for each length where padding would change rows.
 
         Returns:
             Activations of the examples whose span has tokens; the others are ``failures``.
@@ -145,12 +145,26 @@ class HFSession:
             )
         spans, failures = _spans(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
+        uneven = len({len(row) for row in batch.rows}) > 1
+        if keep and uneven and not self._model.pads_alike(batch.padding_side):
+            return self._run_by_length(batch, keep, failures)
         if keep:
             arrays = self._forward(batch, spans, keep)
         else:
             arrays = {s: self._empty(s) for s in self._selection.sites}
         whole = _assemble(batch, spans, keep, arrays, self._selection, failures)
         return replace(whole, n_layers=self._model.n_layers)
+
+    def _run_by_length(
+        self, batch: Batch, keep: list[int], failures: tuple[ExampleFailure, ...]
+    ) -> ActivationBatch:
+        """Examples of one length together, put back in their order."""
+        groups: dict[int, list[int]] = {}
+        for index in keep:
+            groups.setdefault(len(batch.rows[index]), []).append(index)
+        parts = [self.run(Batch(tuple(batch.rows[i] for i in g))) for g in groups.values()]
+        whole = ActivationBatch.join(parts, [i for g in groups.values() for i in g])
+        return replace(whole, failures=failures)
 
     def _forward(
         self, batch: Batch, spans: list[Array | None], keep: list[int]
@@ -232,6 +246,7 @@ class HFSession:
             self._keep(site, tensor, tap.scale)
             return
         parts = kept.parts.setdefault(site, {})
+        tensor = tensor.reshape(-1, tensor.shape[-1])  # experts return no batch axis
         parts[tap] = tensor if tap.scale == 1.0 else tensor * tap.scale
         if len(parts) == len(whole.parts):
             first, *others = (kept.parts[site].pop(part) for part in whole.parts)
