@@ -15,7 +15,6 @@ import argparse
 import json
 import logging
 import multiprocessing
-import os
 import time
 import traceback
 import warnings
@@ -44,11 +43,11 @@ def measure(name: str, dtype: str) -> dict[str, Any]:
         hf = coverage_models.tiny_model(name, getattr(torch, dtype))
     except Exception as error:  # whatever the type's own code raises
         first = next((line for line in str(error).splitlines() if line.strip()), "")
-        return {"built": False, "reason": f"{type(error).__name__}: {first.strip()}"}
+        return {"built": False, "reason": f"{type(error).__name__}: {first.strip()}"[:200]}
     try:
         model = actscope.wrap_model(hf)
     except ModelLoadError as error:
-        verdicts = coverage_oracle.judge_refusal(name, str(error).replace("\n ", ";"))
+        verdicts = coverage_oracle.judge_refusal(name, f"{error.what}: {error.got}")
     else:
         verdicts = coverage_oracle.judge(name, model)
     sites = {k: {"status": v.status, **({"reason": v.reason} if v.reason else {})}
@@ -102,10 +101,11 @@ def main() -> None:
             if options.only or name not in results:
                 results[name] = in_a_process(name, options.dtype, options.limit)
                 save(options.out, results)
-                Console().print(f"{place + 1}/{len(names)} {line(name, results[name])}", soft_wrap=True)
-    text = page(results, record.get("environment") or environment(), coverage_models.all_types())
+                Console().print(
+                    f"{place + 1}/{len(names)} {line(name, results[name])}", soft_wrap=True
+                )
     if options.out == RESULTS:
-        PAGE.write_text(text)
+        PAGE.write_text(page(results, record.get("environment") or environment()))
 
 
 def save(path: Path, results: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def save(path: Path, results: dict[str, Any]) -> None:
     lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in types.items())
     head = json.dumps(environment())
     new.write_text(f'{{\n "environment": {head},\n "types": {{\n{lines}\n }}\n}}\n')
-    os.replace(new, path)
+    new.replace(path)
 
 
 def line(name: str, result: dict[str, Any]) -> str:

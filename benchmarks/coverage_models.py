@@ -121,7 +121,8 @@ CARE: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4},
              "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2}},
     "deepseek_v2": {**_MLA, "num_experts_per_tok": 2},
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "num_key_value_heads": 2},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+              "num_key_value_heads": 2},
     "dots3_note_text": {
         **_MLA, "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
         **{f"swa_{name}": size for name, size in {
@@ -160,6 +161,10 @@ CARE: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 """Fields that the rules cannot know, by ``model_type``, of sub-configurations too."""
+
+_DRAFTS = "reads another model's hidden states, keys and values instead of token ids"
+NO_TOKENS = {"gemma4_assistant": _DRAFTS, "gemma4_unified_assistant": _DRAFTS}
+"""Causal types that take no text, by reading their code."""
 
 DERIVED = {
     "attention_head_dim", "attention_hidden_size", "attention_layers", "d_head", "embedding_dim",
@@ -222,6 +227,8 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
     Raises:
         Exception: whatever the type's own code raises where the rules do not fit it.
     """
+    if name in NO_TOKENS:
+        raise ValueError(NO_TOKENS[name])
     kind, _, _ = name.rpartition("/")
     loader = {"": AutoModelForCausalLM, "encoder": AutoModel}.get(kind, AutoModelForSeq2SeqLM)
     config = tiny_config(name)

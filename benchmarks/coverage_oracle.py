@@ -1,9 +1,9 @@
 """Is what a capture returns what the model computed? Judged without the resolver's help.
 
 A type's own blocks are found by its own class of decoder layer (``_can_record_outputs``, which
-transformers fills in by hand) or as the list as long as its ``num_hidden_layers``. Residuals are then
-compared with plain hooks on them and with Hugging Face's ``hidden_states``; contributions are set to
-zero, which must change the block's output by exactly the contribution.
+transformers fills in by hand) or as the list as long as its ``num_hidden_layers``. Residuals are
+then compared with plain hooks on them and with Hugging Face's ``hidden_states``; contributions are
+set to zero, which must change the block's output by exactly the contribution.
 """
 
 from __future__ import annotations
@@ -25,11 +25,22 @@ from actscope.core.sites import SITE_KINDS
 
 __all__ = ["KINDS", "Verdict", "judge", "judge_refusal"]
 
-KINDS = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "ln_final", "logits")
+KINDS = (
+    "embed",
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mlp_out",
+    "ln_final",
+    "logits",
+)
 LENGTHS = (11, 6, 3)
+STEP = 64.0  # larger than any stream here, so that a factor shows in half precision too
 Tensor = torch.Tensor
 
-VERIFIED, ABSENT, UNAVAILABLE, WRONG, UNJUDGED = "verified", "not applicable", "unavailable", "WRONG", "unjudged"  # fmt: skip
+VERIFIED, ABSENT, UNAVAILABLE = "verified", "not applicable", "unavailable"
+WRONG, UNJUDGED = "WRONG", "unjudged"
 
 NO_TOKEN_STREAM = {
     "prophetnet": "each token has a second row, which the prediction is made from",
@@ -37,7 +48,7 @@ NO_TOKEN_STREAM = {
     "seq2seq/bart": "two stacks read two texts",
     "seq2seq/t5": "two stacks read two texts",
 }
-"""Types without one residual row per token, by reading their code: no residual site has a meaning."""
+"""Types without one residual row per token, by reading their code."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +127,16 @@ def own_layers(hf: nn.Module, batch: Batch) -> list[nn.Module]:
             return sorted(found, key=lambda m: order[m])
     depth = getattr(hf.config.get_text_config(), "num_hidden_layers", None)
     lists = [
-        list(m) for part in hf.modules()
-        if len(beside := [m for m in part.children() if isinstance(m, nn.ModuleList) and len(m) == depth]) == 1
-        for m in beside if all(item in called for item in m)
+        list(m)
+        for part in hf.modules()
+        if len(
+            beside := [
+                m for m in part.children() if isinstance(m, nn.ModuleList) and len(m) == depth
+            ]
+        )
+        == 1
+        for m in beside
+        if all(item in called for item in m)
     ]  # several lists side by side: a layer is no module
     size = lambda items: sum(p.numel() for m in items for p in m.parameters())  # noqa: E731
     return max(lists, key=size, default=[])
@@ -161,7 +179,9 @@ class Hooks:
         for handle in self.handles:
             handle.remove()
 
-    def output(self, module: nn.Module, change: Callable[[Tensor], Tensor | None], turn: int = -1) -> None:
+    def output(
+        self, module: nn.Module, change: Callable[[Tensor], Tensor | None], turn: int = -1
+    ) -> None:
         count = [-1]
 
         def hook(m: Any, args: Any, output: Any) -> Any:
@@ -212,6 +232,7 @@ def flow(subject: Subject, batch: Batch, hooks: Hooks | None = None) -> Flow:
     left: dict[int, Tensor] = {}
     with Hooks() as watch:
         for i, layer in enumerate(subject.layers):
+
             def enter(place: int, tensor: Tensor, i: int = i) -> None:
                 inputs.setdefault(i, []).append(tensor.clone())
 
@@ -221,8 +242,12 @@ def flow(subject: Subject, batch: Batch, hooks: Hooks | None = None) -> Flow:
             watch.input(layer, enter)
             watch.output(layer, leave)
         result = run(subject.hf, batch)
-    places = [next((p for p, t in enumerate(inputs[i]) if t.shape == left[i].shape), 0) for i in range(n)]
-    return Flow([inputs[i][p] for i, p in enumerate(places)], places, [left[i] for i in range(n)], result)
+    places = [
+        next((p for p, t in enumerate(inputs[i]) if t.shape == left[i].shape), 0) for i in range(n)
+    ]
+    return Flow(
+        [inputs[i][p] for i, p in enumerate(places)], places, [left[i] for i in range(n)], result
+    )
 
 
 def as_rows(tensor: Tensor, n: int, pos: int) -> Tensor | None:
@@ -260,7 +285,9 @@ def close(a: Tensor, b: Tensor, size: Tensor | None = None, ulps: float = 16) ->
     if a.shape != b.shape:
         return False
     scale = torch.maximum(a.abs(), b.abs()) if size is None else size.abs()
-    return bool(((a - b).abs() <= ulps * torch.finfo(a.dtype).eps * scale.amax(-1, keepdim=True)).all())
+    return bool(
+        ((a - b).abs() <= ulps * torch.finfo(a.dtype).eps * scale.amax(-1, keepdim=True)).all()
+    )
 
 
 def judge_refusal(name: str, message: str) -> dict[str, Verdict]:
@@ -276,7 +303,9 @@ def judge(name: str, model: Any) -> dict[str, Verdict]:
     subject.layers = own_layers(subject.hf, batch_of((7,)))
     verdicts: dict[str, Verdict] = {}
     if subject.layers and len(subject.layers) < len(subject.model._map.blocks.ran):
-        raise AssertionError(f"only {len(subject.layers)} of {subject.model.n_layers} own layers found")
+        raise AssertionError(
+            f"only {len(subject.layers)} of {subject.model.n_layers} own layers found"
+        )
     if subject.layers:
         verdicts |= residuals(subject)
         verdicts |= contributions(subject)
@@ -333,7 +362,9 @@ def residuals(subject: Subject) -> dict[str, Verdict]:
         if wrong or len(own) > model.n_layers:
             verdicts[kind] = Verdict(WRONG, f"hooks on the type's own layers differ in {wrong}")
         elif untold:
-            verdicts[kind] = Verdict(WRONG, f"not among Hugging Face's hidden_states: layers {untold}")
+            verdicts[kind] = Verdict(
+                WRONG, f"not among Hugging Face's hidden_states: layers {untold}"
+            )
         else:
             verdicts[kind] = padding(subject, kind)
     return verdicts
@@ -395,12 +426,15 @@ class Fed:
     left: list[Tensor]
 
 
-def fed(subject: Subject, batch: Batch, plain: Flow, prepare: Callable[[Hooks], None], step: float = 0.0) -> list[Tensor]:
+def fed(
+    subject: Subject, batch: Batch, plain: Flow, prepare: Callable[[Hooks], None], step: float = 0.0
+) -> list[Tensor]:
     """What leaves each layer when it gets its plain input (plus ``step``) under some hooks."""
     left: dict[int, Tensor] = {}
     with Hooks() as hooks:
         prepare(hooks)
         for i, layer in enumerate(subject.layers):
+
             def feed(place: int, tensor: Tensor, i: int = i) -> Tensor | None:
                 if place != plain.places[i]:
                     return None
@@ -417,7 +451,7 @@ def fed(subject: Subject, batch: Batch, plain: Flow, prepare: Callable[[Hooks], 
 
 def signs(like: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, 2, like.shape, generator=generator) * 2.0 - 1
+    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like.dtype)
 
 
 def taps_of(subject: Subject, kind: str, layer: int) -> list[Any]:
@@ -432,7 +466,9 @@ def silence(subject: Subject, hooks: Hooks, kind: str, layers: list[int]) -> Non
             hooks.output(subject.hf.get_submodule(tap.path), torch.zeros_like, tap.turn)
 
 
-def hold(subject: Subject, hooks: Hooks, kind: str, layers: list[int], values: dict[str, Tensor]) -> None:
+def hold(
+    subject: Subject, hooks: Hooks, kind: str, layers: list[int], values: dict[str, Tensor]
+) -> None:
     """Keep a contribution at its plain value, whatever its module now reads."""
     for layer in layers:
         for tap in taps_of(subject, kind, layer):
@@ -477,6 +513,7 @@ class Judged:
             for kind in ("attn_out", "mlp_out"):
                 for number in self.numbers(kind):
                     for tap in taps_of(self.subject, kind, number):
+
                         def keep(tensor: Tensor, path: str = tap.path) -> None:
                             values[path] = tensor.clone()
 
@@ -490,7 +527,9 @@ class Judged:
         for kind in self.has:
             sites = [Site(kind, n) for n in self.numbers(kind)]
             got = self.subject.model.capture(self.batch, sites=sites) if sites else None
-            found[kind] = {n: torch.stack(list(got[kind, n])) for n in self.numbers(kind)} if got else {}
+            found[kind] = (
+                {n: torch.stack(list(got[kind, n])) for n in self.numbers(kind)} if got else {}
+            )
         return found
 
     def verdict(self, kind: str) -> Verdict:
@@ -503,11 +542,17 @@ class Judged:
         statuses = self.subject.model.sites()
         if open_ones:
             reason = statuses[Site(kind, self.index[open_ones[0]])].reason
-            some = "" if len(open_ones) == len(self.index) else f"in {len(open_ones)} of {len(self.index)} blocks: "
+            some = (
+                ""
+                if len(open_ones) == len(self.index)
+                else f"in {len(open_ones)} of {len(self.index)} blocks: "
+            )
             return Verdict(UNAVAILABLE, some + reason)
+        if self.has[kind] and missing:
+            places = ", ".join(str(self.index[i]) for i in missing)
+            return Verdict(VERIFIED, f"not in blocks {places}: {absent[missing[0]]}")
         if self.has[kind]:
-            told = f"not in blocks {', '.join(str(self.index[i]) for i in missing)}: {absent[missing[0]]}" if missing else ""
-            return Verdict(VERIFIED, told)
+            return Verdict(VERIFIED)
         return Verdict(ABSENT, absent[missing[0]] if missing else "")
 
     def zeroed(self, kind: str) -> str:
@@ -530,7 +575,9 @@ class Judged:
             size = torch.maximum(with_it.abs(), ours.abs())
             if not close(without + ours, with_it, size):
                 gap = float((without + ours - with_it).abs().max())
-                return f"layer {number}: without it the output changes by something else ({gap:.2g})"
+                return (
+                    f"layer {number}: without it the output changes by something else ({gap:.2g})"
+                )
             name = taps_of(self.subject, kind, number)[0].path.lower().split(".")[-2:]
             if looks_like(other, ".".join(name)) and not looks_like(kind, ".".join(name)):
                 return f"layer {number}: {'.'.join(name)} is named like {other}"
@@ -547,7 +594,8 @@ class Judged:
         statuses = self.subject.model.sites()
         for i, number in enumerate(self.index):
             whole = all(
-                i in self.has[kind] or self.is_lone(statuses, number) for kind in ("attn_out", "mlp_out")
+                i in self.has[kind] or self.is_lone(statuses, number)
+                for kind in ("attn_out", "mlp_out")
             )
             if whole and not torch.equal(left[i], self.plain.entered[i]):
                 return f"layer {number}: without attn_out and mlp_out something is still added"
@@ -557,7 +605,7 @@ class Judged:
         return sum(statuses[Site(k, number)].verified for k in ("attn_out", "mlp_out")) == 1
 
     def mid(self) -> str:
-        """Without the MLP a block returns ``resid_mid``; behind a norm, it determines the output."""
+        """Without the MLP a block returns ``resid_mid``; a normed one determines the output."""
 
         def prepare(hooks: Hooks) -> None:
             silence(self.subject, hooks, "mlp_out", self.numbers("mlp_out"))
@@ -593,9 +641,11 @@ class Judged:
 
     @cached_property
     def additive(self) -> list[bool]:
-        """Whether a layer with all its parts held still hands a change of its input on unchanged."""
+        """Whether a layer, all its parts held still, hands a change of its input on unchanged."""
         values: dict[nn.Module, list[Tensor]] = {}
-        inner = {m for layer in self.subject.layers for m in layer.modules()} - set(self.subject.layers)
+        inner = {m for layer in self.subject.layers for m in layer.modules()} - set(
+            self.subject.layers
+        )
         with Hooks() as hooks:
             for module in inner:
                 hooks.output(module, lambda t, m=module: values.setdefault(m, []).append(t.clone()))
@@ -606,9 +656,9 @@ class Judged:
                 if len(held) == 1:
                     hooks.output(module, lambda _, v=held[0]: v)
 
-        left = fed(self.subject, self.batch, self.plain, prepare, step=0.5)
+        left = fed(self.subject, self.batch, self.plain, prepare, step=STEP)
         return [
-            close(a - b, signs(a) * 0.5, torch.maximum(a.abs(), b.abs()).clamp_min(0.5))
+            close(a - b, signs(a) * STEP, torch.maximum(a.abs(), b.abs()))
             for a, b in zip(left, self.plain.left, strict=True)
         ]
 
@@ -649,10 +699,12 @@ def ends(subject: Subject) -> dict[str, Verdict]:
     embedding = embedding[0] if isinstance(embedding, nn.ModuleList) else embedding
     decoder = hf.get_decoder() if callable(getattr(hf, "get_decoder", None)) else None
     named = getattr(hf, getattr(hf, "base_model_prefix", "") or "", None)
-    bases = [m for m in (decoder, named, hf) if isinstance(m, nn.Module)]
+    parts = (decoder, named, getattr(hf, "model", None))
+    bases = [m for m in parts if isinstance(m, PreTrainedModel) and m is not hf] or [hf]
     caught: dict[Any, Tensor] = {}
     with Hooks() as hooks:
         for module in {embedding, *bases}:
+
             def keep(tensor: Tensor, module: Any = module) -> None:
                 caught[module] = tensor.clone()
 
@@ -669,12 +721,16 @@ def ends(subject: Subject) -> dict[str, Verdict]:
     }  # fmt: skip
 
 
-def one_end(subject: Subject, kind: str, statuses: Any, theirs: Tensor | None, batch: Batch) -> Verdict:
+def one_end(
+    subject: Subject, kind: str, statuses: Any, theirs: Tensor | None, batch: Batch
+) -> Verdict:
     if not statuses[kind].verified:
         return Verdict(UNAVAILABLE, statuses[kind].reason)
     ours = subject.model.capture(batch, sites=[kind])[kind]
     rows = None if theirs is None else unpadded(theirs, batch)
-    return Verdict(VERIFIED) if equal(ours, rows) else Verdict(WRONG, "differs from the model's own")
+    return (
+        Verdict(VERIFIED) if equal(ours, rows) else Verdict(WRONG, "differs from the model's own")
+    )
 
 
 def final_norm(subject: Subject, statuses: Any, base: Tensor | None, batch: Batch) -> Verdict:
@@ -682,7 +738,9 @@ def final_norm(subject: Subject, statuses: Any, base: Tensor | None, batch: Batc
     if base is None:
         return Verdict(UNAVAILABLE, "no base model to compare with")
     theirs = unpadded(base, batch)
-    stream = subject.model.capture(batch, sites=["resid_post"], layers=[-1])["resid_post", subject.model.n_layers - 1]
+    stream = subject.model.capture(batch, sites=["resid_post"], layers=[-1])[
+        "resid_post", subject.model.n_layers - 1
+    ]
     if not statuses["ln_final"].verified:
         if theirs is not None and equal(stream, theirs):
             return Verdict(ABSENT, "nothing normalises the last block's output")

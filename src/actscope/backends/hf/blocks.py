@@ -129,18 +129,18 @@ def find_blocks(probe: Probe, is_whole: Callable[[Blocks], bool]) -> Blocks:
         blocks = chains[place]
         name = f"{blocks.paths[0]} to {blocks.paths[-1]}"
         if not _is_aligned(blocks, probe.altered):
-            tried.append(f"{name}: its rows are no tokens, or not in their order")
+            tried.append(f"the rows of {name} are no tokens, or not in their order")
         elif is_whole(blocks):
             return blocks
         else:
-            tried.append(f"{name}: what the last one returns does not determine the model's output")
+            tried.append(f"what {name} return does not determine the model's output")
     raise ModelLoadError(
-        "no chain of blocks was found: a module list whose items hand one residual stream on, each "
-        "receiving bitwise what the one before returned, with all that the output depends on",
-        got="; ".join(tried) or "no list whose items do",
-        expected="a model with one residual stream of token rows",
-        next_step="if the model has a part that is such a model (an encoder, a text decoder), wrap "
-        "that part: actscope.wrap_model(model.part, tokenizer)",
+        "no chain of blocks was found that carries one residual stream of token rows",
+        got="; ".join(tried[:2])
+        or "no module list whose items receive bitwise what the one before returned",
+        expected="blocks whose last one returns all that the model's output depends on",
+        next_step="if a part of the model is such a model (an encoder, a text decoder), wrap that "
+        "part: actscope.wrap_model(model.part, tokenizer)",
     )
 
 

@@ -138,8 +138,8 @@ def _inside(trace: Trace, alone: Trace, blocks: Blocks, layer: int) -> _Inside |
 def _shaped(
     tensor: torch.Tensor | None, stream: torch.Tensor, blocks: Blocks
 ) -> torch.Tensor | None:
-    """The tensor in the stream's shape and dtype, or None."""
-    if tensor is None or tensor.numel() != stream.numel() or tensor.dtype != stream.dtype:
+    """The tensor in the stream's shape, or None."""
+    if tensor is None or tensor.numel() != stream.numel():
         return None
     if blocks.layout.plain:
         return tensor.reshape(stream.shape) if tensor.shape[-1] == stream.shape[-1] else None

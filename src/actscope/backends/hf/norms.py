@@ -44,7 +44,7 @@ def find_final_norm(probe: Probe, blocks: Blocks) -> FinalNorm | None:
     for _, path, turn, call in sorted(calls, key=lambda item: item[0]):
         if call.output is None or not call.inputs or call.inputs[0].shape != call.output.shape:
             continue
-        if not same(call.inputs[0], last.output):
+        if not same(call.inputs[0], last.output.to(call.inputs[0].dtype)):
             continue
         if _is_norm(probe.model.get_submodule(path), call.inputs[0]):
             return FinalNorm(path, turn, call.output)

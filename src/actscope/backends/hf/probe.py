@@ -11,6 +11,7 @@ from actscope.backends.hf.constants import numbers_of
 from actscope.backends.hf.forward import forward, token_embedding
 from actscope.backends.hf.trace import Trace, trace_forward
 from actscope.core.errors import ModelLoadError
+from actscope.families import facts_for
 
 __all__ = ["ALTERED", "PROBE_TOKENS", "Probe", "probe_ids", "take_probe"]
 
@@ -27,7 +28,7 @@ class Probe:
         ids: ``[1, PROBE_TOKENS]``.
         plain: The forward pass.
         altered: The same with another token at ``ALTERED``.
-        numbers: Every positive number of the configuration.
+        numbers: Every positive number of the configuration, and the family's.
     """
 
     model: nn.Module
@@ -52,7 +53,9 @@ def take_probe(model: nn.Module) -> Probe:
     ids = probe_ids(model)
     changed = ids.clone()
     changed[0, ALTERED] = ids[0, ALTERED - 1]
-    return Probe(model, ids, _traced(model, ids), _traced(model, changed), numbers_of(config))
+    family = facts_for(str(getattr(config, "model_type", "")))
+    numbers = (*numbers_of(config), *family.constants)
+    return Probe(model, ids, _traced(model, ids), _traced(model, changed), numbers)
 
 
 def probe_ids(model: nn.Module) -> torch.Tensor:

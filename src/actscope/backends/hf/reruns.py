@@ -126,10 +126,10 @@ def _inside(trace: Trace, block: str) -> list[str]:
 
 
 def _step(stream: torch.Tensor) -> torch.Tensor:
-    """A change as large as the stream, exact in every dtype: signs times a power of two."""
+    """A change larger than the stream, exact in every dtype: signs times a power of two."""
     generator = torch.Generator().manual_seed(1)
     signs = torch.randint(0, 2, stream.shape, generator=generator) * 2 - 1
-    size = 2.0 ** round(float(stream.float().abs().mean().clamp_min(1e-6).log2()))
+    size = 2.0 ** round(float(stream.float().abs().mean().clamp_min(1e-6).log2()) + 5)
     return signs.to(stream.device, stream.dtype) * size
 
 

@@ -77,6 +77,7 @@ def one_part(
     start: torch.Tensor, end: torch.Tensor, parts: Sequence[Part], numbers: tuple[float, ...]
 ) -> Sum | None:
     """The part with ``end = start + part * scale``; a bitwise one first."""
+    start = start.to(end.dtype)  # some models keep the stream in float32 and its parts in half
     for part in parts:
         if same(start + part.tensor, end):
             return Sum((part,), (1.0,), 1.0, True)
@@ -92,6 +93,7 @@ def two_parts(
     start: torch.Tensor, end: torch.Tensor, parts: Sequence[Part], numbers: tuple[float, ...]
 ) -> Sum | None:
     """Two parts with ``end = start + a * s + b * t``, in any order of addition; bitwise first."""
+    start = start.to(end.dtype)
     pairs = list(combinations(parts, 2))
     exact = [pair for pair in pairs if _any_order(start, pair, end)]
     if exact:  # equal sums of different tensors: the outermost pair
@@ -115,8 +117,11 @@ def _best(found: Iterator[Sum]) -> Sum | None:
 
 
 def _any_order(start: torch.Tensor, pair: tuple[Part, Part], end: torch.Tensor) -> bool:
-    a, b = pair[0].tensor, pair[1].tensor
-    return any(same(total, end) for total in ((start + a) + b, (start + b) + a, (a + b) + start))
+    return any(same(total, end) for total in _orders(start, pair[0].tensor, pair[1].tensor))
+
+
+def _orders(start: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
+    return [(start + a) + b, (start + b) + a, (a + b) + start]
 
 
 def _half(dtype: torch.dtype) -> bool:
@@ -173,29 +178,23 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 
 def _shown(
-    start: torch.Tensor,
-    end: torch.Tensor,
-    parts: Sequence[Part],
-    scales: Sequence[float],
+    start: torch.Tensor, end: torch.Tensor, parts: Sequence[Part], scales: Sequence[float]
 ) -> bool:
-    """Whether the sum closes within rounding, with parts large enough to prove it.
+    """Whether the sum closes, with all that is added large enough to prove it.
 
-    In half precision a wrong constant can hide in the rounding: there only bitwise sums count.
+    In half precision a wrong constant, or a stream that was normalised, can hide in the rounding:
+    there only bitwise sums count.
     """
-    if _half(start.dtype) and any(s != 1.0 for s in scales):
-        terms = [_times(p.tensor, s) for p, s in zip(parts, scales, strict=True)]
-        alike = len(parts) == 2 and scales[0] == scales[1]
-        whole = (
-            (parts[0].tensor + parts[1].tensor) * scales[0] if alike else sum(terms[1:], terms[0])
-        )
-        return same(start + whole, end)
-    total = start.float()
+    terms = [_times(p.tensor, s) for p, s in zip(parts, scales, strict=True)]
+    if _half(end.dtype):
+        totals = [start + terms[0]] if len(terms) == 1 else _orders(start, terms[0], terms[1])
+        if len(terms) == 2 and scales[0] == scales[1]:
+            totals.append(start + _times(parts[0].tensor + parts[1].tensor, scales[0]))
+        return any(same(total, end) for total in totals)
     allowed = _allowed(start, end)
-    for part, scale in zip(parts, scales, strict=True):
-        added = part.tensor.float() * scale
-        if float(added.abs().amax()) < SHOWS * float(allowed.max()):
-            return False
-        total = total + added
+    if any(float(x.float().abs().amax()) < SHOWS * float(allowed.max()) for x in (start, *terms)):
+        return False
+    total = sum((x.float() for x in terms), start.float())
     return bool(((total - end.float()).abs() <= allowed).all())
 
 
