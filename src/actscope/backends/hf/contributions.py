@@ -199,10 +199,13 @@ def _at_once(inside: _Inside, blocks: Blocks, numbers: tuple[float, ...]) -> Con
         )
     )
     words = f"resid_pre + attn_out + mlp_out == resid_post, {_exact(found)}"
-    return _solved({"attn_out": attn, "mlp_out": mlp}, words, missing={"resid_mid": _PARALLEL})
+    first = any(same(read.received, inside.pre + mlp.value()) for read in inside.reads)
+    why = _MLP_FIRST if first else _PARALLEL
+    return _solved({"attn_out": attn, "mlp_out": mlp}, words, missing={"resid_mid": why})
 
 
 _PARALLEL = "the block is parallel: attention and MLP read one input, nothing lies between"
+_MLP_FIRST = "the MLP comes first: the residual after attention is resid_post"
 
 
 def _mixes(inside: _Inside, part: Part, blocks: Blocks) -> bool:

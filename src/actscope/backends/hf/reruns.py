@@ -6,6 +6,7 @@ whether a block adds to its stream or rescales it: each is one forward pass with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -45,23 +46,38 @@ def determines_output(probe: Probe, path: str, turn: int, times: int, layout: La
     """Whether each token row that a module returns determines that row of the model's output.
 
     The module returns one row of the altered probe; then the model must return its own row of the
-    altered probe there, and what it returned in the plain probe at all other tokens.
+    altered probe there, and what it returned in the plain probe at all other tokens. A model that
+    returns something else than token rows (a class of the text) gets all rows of the altered probe
+    and must return what it returned there.
     """
     other = probe.altered.turn(path, turn, times)
-    expected, plain = first_tensor(probe.altered.result), first_tensor(probe.plain.result)
-    if other is None or other.output is None or expected is None or plain is None:
+    expected, plain = _answer(probe.altered.result), _answer(probe.plain.result)
+    if other is None or other.output is None:
         return False
-    if expected.shape != plain.shape or expected.shape[:2] != probe.ids.shape:
-        return False
-    wanted = plain.clone()
-    wanted[:, ALTERED] = expected[:, ALTERED]
-    if not bool(differ(wanted, plain).any()):
-        return False  # nothing would be shown
-    row = layout.rows(other.output)[:, ALTERED]
+    if expected is None or plain is None or expected.shape != plain.shape:
+        return True  # what it returns cannot be compared, and nothing speaks against it
+    rows = layout.rows(other.output)
+    if expected.shape[:2] == probe.ids.shape:
+        wanted = plain.clone()
+        wanted[:, ALTERED] = expected[:, ALTERED]
+        change = _rows_from(rows, layout, slice(ALTERED, ALTERED + 1))
+        if not bool(differ(wanted, plain).any()):
+            return False  # the token does not reach its own row of the output
+    else:
+        wanted, change = expected, _rows_from(rows, layout, slice(None))
     with _hooks(probe.model) as place:
-        place.output(path, turn, _row_from(row, layout))
-        found = first_tensor(probe.run().result)
+        place.output(path, turn, change)
+        found = _answer(probe.run().result)
     return found is not None and not bool(differ(found, wanted).any())
+
+
+def _answer(result: Any) -> torch.Tensor | None:
+    """What a model is there to return."""
+    for name in ("logits", "last_hidden_state"):
+        tensor = getattr(result, name, None)
+        if isinstance(tensor, torch.Tensor):
+            return tensor
+    return first_tensor(result)
 
 
 def fed_alone(probe: Probe, blocks: Blocks) -> Trace:
@@ -99,7 +115,7 @@ def adds_to_its_input(probe: Probe, blocks: Blocks) -> tuple[bool, ...]:
     A block that normalises or rescales the stream does not, and then no part of it adds up to
     ``resid_post - resid_pre``.
     """
-    steps = [_step(blocks.entered[layer]) for layer in range(len(blocks.paths))]
+    steps = [_step(a, b) for a, b in zip(blocks.entered, blocks.left, strict=True)]
     with _hooks(probe.model) as place:
         for layer in blocks.ran:
             moved = blocks.entered[layer] + steps[layer]
@@ -125,12 +141,12 @@ def _inside(trace: Trace, block: str) -> list[str]:
     return [path for path in trace.calls if path.startswith(block + ".")]
 
 
-def _step(stream: torch.Tensor) -> torch.Tensor:
+def _step(entered: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
     """A change larger than the stream, exact in every dtype: signs times a power of two."""
     generator = torch.Generator().manual_seed(1)
-    signs = torch.randint(0, 2, stream.shape, generator=generator) * 2 - 1
-    size = 2.0 ** round(float(stream.float().abs().mean().clamp_min(1e-6).log2()) + 5)
-    return signs.to(stream.device, stream.dtype) * size
+    signs = torch.randint(0, 2, entered.shape, generator=generator) * 2 - 1
+    largest = max(float(x.float().abs().max()) for x in (entered, left))
+    return signs.to(entered.device, entered.dtype) * 2.0 ** (round(math.log2(largest or 1.0)) + 3)
 
 
 def _moved_by(held: Trace, blocks: Blocks, layer: int, step: torch.Tensor) -> bool:
@@ -156,12 +172,12 @@ def _all_from(arranged: torch.Tensor, layout: Layout) -> _Change:
     return lambda like: layout.restored(arranged, like)
 
 
-def _row_from(row: torch.Tensor, layout: Layout) -> _Change:
-    """Exchange the altered token's row."""
+def _rows_from(rows: torch.Tensor, layout: Layout, tokens: slice) -> _Change:
+    """Exchange the rows of some tokens."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         arranged = layout.arranged(tensor).clone()
-        arranged[:, layout.before + ALTERED] = row
+        layout.tokens(arranged)[:, tokens] = rows[:, tokens]
         return layout.restored(arranged, tensor)
 
     return change

@@ -103,10 +103,10 @@ def two_parts(
     for pair in pairs:
         for scales in _scale_pairs(start, end, pair, numbers):
             if _shown(start, end, pair, scales):
-                alike = scales[0] == scales[1]
-                own, scale = ((1.0, 1.0), scales[0]) if alike else (scales, 1.0)
-                candidate = Sum(pair, own, scale, False)
-                found.append(replace(candidate, exact=same(start + candidate.value(), end)))
+                forms = [Sum(pair, scales, 1.0, False)]
+                if scales[0] == scales[1]:  # a * s + b * s or (a + b) * s
+                    forms.append(Sum(pair, (1.0, 1.0), scales[0], False))
+                found += [replace(f, exact=same(start + f.value(), end)) for f in forms]
     best = _best(iter(found))
     rivals = {tuple(p.path for p in f.parts) for f in found if best and f.exact == best.exact}
     return best if len(rivals) == 1 else None  # two ways to explain it explain nothing
