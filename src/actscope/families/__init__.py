@@ -1,7 +1,9 @@
 """Facts about model families that verification cannot find out by itself: data, never code.
 
-A family file exists only where the resolver's sums do not close without a hint. Hints are tried and
-checked against the model's own numbers; a wrong hint makes a site unavailable, never wrong.
+The resolver finds constants by value and takes the exact number from the configuration. A family
+file exists only where a type's code holds a constant that its configuration does not, which matters
+in half precision and for soft-caps; no type of transformers 5.23 needs one. What a file says is
+tried and checked against the model's own numbers; a wrong constant cannot make a site wrong.
 """
 
 from __future__ import annotations

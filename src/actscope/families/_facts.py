@@ -9,16 +9,11 @@ __all__ = ["Family"]
 
 @dataclass(frozen=True)
 class Family:
-    """Names of configuration fields that hold a constant of the residual algebra.
+    """What the code of a model type knows and neither its configuration nor its tensors show.
 
     Attributes:
-        residual_scale: Multiplies what attention and MLP return before it is added.
-        logit_scale: Multiplies the unembedding's output.
-        logit_divisor: Divides the unembedding's output.
-        logit_softcap: ``c * tanh(logits / c)`` after the unembedding.
+        constants: Numbers that the type multiplies or divides contributions, residuals or logits
+            by, or caps logits with, and that its configuration does not hold.
     """
 
-    residual_scale: str | None = None
-    logit_scale: str | None = None
-    logit_divisor: str | None = None
-    logit_softcap: str | None = None
+    constants: tuple[float, ...] = ()

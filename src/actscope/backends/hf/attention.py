@@ -11,10 +11,8 @@ Where one of these does not hold, that site is unavailable, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -25,34 +23,21 @@ from actscope.backends.hf.attention_call import (
     pattern_block,
     tolerance,
 )
+from actscope.backends.hf.attention_probe import AttentionProbe
 from actscope.backends.hf.attention_route import Route, softmax_call
 from actscope.backends.hf.attention_watch import (
     Event,
-    FunctionWatch,
     sdpa_call,
-    watching_interface,
 )
 from actscope.backends.hf.blocks import Blocks, same
 from actscope.backends.hf.contributions import Contributions
 from actscope.backends.hf.linear import is_affine
+from actscope.backends.hf.probe import PROBE_TOKENS, Probe
 from actscope.backends.hf.trace import Call, Trace
 
-__all__ = ["AttentionProbe", "LayerAttention", "probing_attention", "solve_attention"]
+__all__ = ["LayerAttention", "solve_attention"]
 
 PARTS = ("q", "k", "v", "pattern")
-
-
-@dataclass
-class AttentionProbe:
-    """What was seen of attention in one probe.
-
-    Attributes:
-        calls: Module path -> its calls of a transformers attention function.
-        events: Module path -> the torch functions it and its submodules called.
-    """
-
-    calls: dict[str, list[AttentionCall]] = field(default_factory=dict[str, "list[AttentionCall]"])
-    events: dict[str, list[Event]] = field(default_factory=dict[str, "list[Event]"])
 
 
 @dataclass
@@ -74,93 +59,46 @@ class LayerAttention:
     out_proj: str = ""
 
 
-@contextmanager
-def probing_attention(model: nn.Module) -> Generator[AttentionProbe]:
-    """Record every attention operation of the forward pass inside, as copies."""
-    probe = AttentionProbe()
-    paths = {module: path for path, module in model.named_modules()}
-    last: list[tuple[Event, Event]] = []  # one event is told to every module that is running
-
-    def on_call(module: nn.Module, call: AttentionCall) -> None:
-        if module in paths:
-            probe.calls.setdefault(paths[module], []).append(_copied(call))
-
-    def on_event(path: str, place: int, event: Event) -> None:
-        if not last or last[0][0] is not event:
-            last[:] = [(event, _copied_event(event))]
-        probe.events.setdefault(path, []).append(last[0][1])
-
-    watch = FunctionWatch(on_event)
-    handles: list[Any] = []
-    try:
-        for path, module in model.named_modules():
-            if path:
-                handles += watch.hooks(path, module)
-        with watching_interface(on_call), watch:
-            yield probe
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _copied(call: AttentionCall) -> AttentionCall:
-    weights = None if call.weights is None else call.weights.detach().clone()
-    query, key, value, output = (
-        x.detach().clone() for x in (call.query, call.key, call.value, call.output)
-    )
-    return replace(call, query=query, key=key, value=value, output=output, weights=weights)
-
-
-def _copied_event(event: Event) -> Event:
-    inputs = tuple(x.detach().clone() for x in event.inputs)
-    return replace(event, inputs=inputs, output=event.output.detach().clone())
-
-
 def solve_attention(
-    model: nn.Module,
-    trace: Trace,
-    blocks: Blocks,
-    probes: tuple[AttentionProbe, AttentionProbe],
-    contributions: Sequence[Contributions],
-    *,
-    causal: bool,
+    probe: Probe, blocks: Blocks, contributions: Sequence[Contributions], *, causal: bool
 ) -> list[LayerAttention]:
     """Find and verify the attention of every block.
 
     Args:
-        model: The model.
-        trace: The first probe's tensors.
+        probe: The probe.
         blocks: The chain.
-        probes: What was seen of attention in the probe and in the altered one.
         contributions: What each block adds to the residual.
         causal: Whether no token may see a later one.
     """
     return [
-        _solve_layer(model, trace, blocks, probes, contributions[layer], layer, causal)
+        _solve_layer(probe, blocks, contributions[layer], layer, causal)
         for layer in range(len(blocks.paths))
     ]
 
 
 def _solve_layer(
-    model: nn.Module,
-    trace: Trace,
-    blocks: Blocks,
-    probes: tuple[AttentionProbe, AttentionProbe],
-    contribution: Contributions,
-    layer: int,
-    causal: bool,
+    probe: Probe, blocks: Blocks, contribution: Contributions, layer: int, causal: bool
 ) -> LayerAttention:
-    length = blocks.post(layer).shape[1]
-    solved = _locate(probes[0], blocks.paths[layer], length)
+    if layer in blocks.skipped or blocks.times(layer) > 1 or not blocks.is_module(layer):
+        return _refused(_no_single_run(blocks, layer))
+    solved = _locate(probe.attention[0], blocks.paths[layer], PROBE_TOKENS)
     if solved.call is None or solved.route is None:
         return solved
-    _check_output(solved, model, trace, blocks.paths[layer], contribution)
+    _check_output(solved, probe, blocks.paths[layer], contribution)
     _check_pattern(solved, causal)
     if "pattern" in solved.found:
-        _check_query_and_key(solved, probes)
+        _check_query_and_key(solved, probe.attention)
     else:
         solved.refused |= dict.fromkeys(("q", "k", "v"), solved.refused["pattern"])
     return solved
+
+
+def _no_single_run(blocks: Blocks, layer: int) -> str:
+    if layer in blocks.skipped:
+        return "the block does not run on text alone"
+    if blocks.times(layer) > 1:
+        return f"the block's module runs {blocks.times(layer)} times in one pass"
+    return "the block is no module of its own: its parts stand in lists side by side"
 
 
 def _locate(probe: AttentionProbe, block: str, length: int) -> LayerAttention:
@@ -341,23 +279,20 @@ def _scores_follow(route: Route, probes: tuple[AttentionProbe, AttentionProbe]) 
 
 
 def _check_output(
-    solved: LayerAttention,
-    model: nn.Module,
-    trace: Trace,
-    block: str,
-    contribution: Contributions,
+    solved: LayerAttention, probe: Probe, block: str, contribution: Contributions
 ) -> None:
     """Some module reads the output, heads side by side, and makes ``attn_out`` of it."""
     call = solved.call
     assert call is not None
     flat = call.output.reshape(*call.output.shape[:2], -1)
-    readers = _readers(model, trace, block, flat)
+    trace = probe.plain
+    readers = _readers(probe.model, trace, block, flat)
     if not readers:
         solved.refused["z"] = (
             "no linear module reads the attention output as it is (a gate or a norm lies between)"
         )
         return
-    target = trace.single(contribution.attn) if not contribution.reason else None
+    target = trace.single(contribution.attn) if contribution.attn else None
     if target is None:
         solved.out_proj = readers[0]
         solved.found["z"] = f"{readers[0]} reads the attention output, bitwise"

@@ -127,9 +127,7 @@ def _readout(
 ) -> Readout:
     """The unembedding's rows of the tokens, with the model's own scale."""
     dtype = next(ends.head.parameters()).dtype
-    rows = [
-        _row_of(ends.head, normed, token, dtype, model) for token in tokens if token is not None
-    ]
+    rows = [_row_of(ends, normed, token, dtype, model) for token in tokens if token is not None]
     factor = _factor(ends.unembedding.transform)
     if factor is None:
         values = [row.value for row in rows]
@@ -158,21 +156,21 @@ class _Row:
     value: float
 
 
-def _row_of(head: nn.Module, normed: Float64, token: int, dtype: Any, model: HFModel) -> _Row:
+def _row_of(ends: Ends, normed: Float64, token: int, dtype: Any, model: HFModel) -> _Row:
     """A token's row as the derivative of its logit, the same everywhere if the head is linear."""
     rows: list[Float64] = []
     values: list[float] = []
     for point in (normed, np.zeros_like(normed), -2 * normed):
         given = torch.from_numpy(point).to(model.device, dtype).reshape(1, 1, -1)
         with torch.enable_grad():
-            logit = head(given.requires_grad_())[..., token].sum()
+            logit = ends.unembedding.read(ends.head, given.requires_grad_())[..., token].sum()
             (gradient,) = torch.autograd.grad(logit, given)
         rows.append(gradient.reshape(-1).double().cpu().numpy())
         values.append(float(logit.detach()))
     if not (np.array_equal(rows[0], rows[1]) and np.array_equal(rows[0], rows[2])):
         raise SiteUnavailableError(
             f"the unembedding of {model.identity.name} is not linear in ln_final",
-            got=type(head).__name__,
+            got=type(ends.head).__name__,
             next_step="a logit is then no sum of parts; use model.gradients instead",
         )
     return _Row(rows[0], values[1], values[0])

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
-from actscope.backends.hf.forward import forward
-from actscope.backends.hf.resolve import probe_ids
-from actscope.backends.hf.trace import trace_forward
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import Selection
 from actscope.core.sites import Site
@@ -21,10 +17,8 @@ __all__ = [
     "check_pattern_strategy",
     "check_pooler_sites",
     "context_length",
-    "leaks_left_padding",
 ]
 
-_SHORT = 3
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
@@ -61,35 +55,6 @@ def check_cls_span(span: Span) -> None:
             expected="the span all or prompt, special tokens included",
             next_step="use 'first' for the first token that the span keeps",
         )
-
-
-def leaks_left_padding(hf: nn.Module, last_block: str, pad_id: int) -> bool:
-    """Whether padding on the left changes the rows after it, beyond rounding.
-
-    A recurrent state that runs over the padding carries it into the tokens.
-
-    Args:
-        hf: The model.
-        last_block: Path of its last block, whose output is compared.
-        pad_id: What fills the row.
-    """
-    ids = probe_ids(hf)
-    short = ids[:, :_SHORT]
-    padded = torch.cat([ids, torch.full_like(ids, pad_id)])
-    padded[1, -_SHORT:] = short[0]
-    mask = torch.ones_like(padded)
-    mask[1, :-_SHORT] = 0
-    alone = _output(hf, last_block, lambda: forward(hf, short, torch.ones_like(short)))
-    beside = _output(hf, last_block, lambda: forward(hf, padded, mask, left_padded=True))
-    a, b = alone[0].float(), beside[1, -_SHORT:].float()
-    tolerance = 0.05 if alone.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    return not float((a - b).abs().max()) <= tolerance * float(a.abs().max())
-
-
-def _output(hf: nn.Module, path: str, run: Callable[[], object]) -> torch.Tensor:
-    call = trace_forward(hf, run).single(path)
-    assert call is not None and call.output is not None  # the resolver saw it return rows once
-    return call.output
 
 
 def context_length(hf: nn.Module, tokenizer: Any) -> int | None:

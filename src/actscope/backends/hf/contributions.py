@@ -1,22 +1,27 @@
 """Find what attention and the MLP add to the residual stream by solving the sum.
 
-Among the tensors returned inside a block, the ones whose sum is ``resid_post - resid_pre`` are the
-contributions. Which one is attention is decided by behaviour: attention mixes positions. Where no
-sum closes, nothing is guessed: the sites are unavailable, with the reason.
+Among the tensors returned inside a block, those whose sum is ``resid_post - resid_pre`` are the
+contributions. Which one is attention is decided by behaviour: attention mixes tokens. Where no sum
+closes, nothing is guessed: the sites are unavailable, with the reason.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 
-from actscope.backends.hf.blocks import Blocks, differ, same
-from actscope.backends.hf.trace import Trace
+from actscope.backends.hf.blocks import Blocks, same
+from actscope.backends.hf.probe import Probe
+from actscope.backends.hf.reruns import adds_to_its_input, fed_alone, mixes_tokens
+from actscope.backends.hf.sums import ULPS, Part, Sum, one_part, two_parts
+from actscope.backends.hf.trace import Call, Trace
 
 __all__ = ["Contributions", "solve_blocks"]
 
-ULPS = 4  # of the row's largest |resid|, where the sum is not bitwise
+_PATHS = "; module paths still work as sites"
 
 
 @dataclass(frozen=True)
@@ -24,187 +29,257 @@ class Contributions:
     """The residual algebra of one block.
 
     Attributes:
-        attn: Path of the module that returns what attention adds, before ``scale``.
-        mlp: Path of the module that returns what the MLP adds, before ``scale``.
-        mid: Path of a module whose first input is the residual after attention; None in a parallel
-            block, which has no such tensor.
-        scale: Multiplies both before they are added.
+        attn: Path of the one module that returns what attention adds, before it is scaled or the
+            sum normalised; empty where there is none or more than one.
+        mlp: Path of the one module that returns what the MLP adds, or empty.
+        mid: Path of a module that receives or returns the residual after attention, or None.
+        mid_side: ``input``: the module's first input is it; ``output``: it returns it.
+        added: ``attn_out`` and ``mlp_out``, those that are there: what is added, with constants.
         how: What was checked, in words.
-        reason: Why nothing closes; empty where it does.
+        reason: Why nothing closes; empty where something does.
+        missing: Why one of ``attn_out``, ``mlp_out``, ``resid_mid`` is not there.
     """
 
     attn: str = ""
     mlp: str = ""
     mid: str | None = None
-    scale: float = 1.0
+    mid_side: str = "input"
+    added: Mapping[str, Sum] = field(default_factory=dict[str, Sum])
     how: str = ""
     reason: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    path: str
+class _Read:
+    """A module that received a stream-shaped tensor, and what it made of it."""
+
     order: int
-    added: torch.Tensor  # scaled, in the residual's shape
+    path: str
+    received: torch.Tensor
+    returned: torch.Tensor | None
 
 
-def solve_blocks(
-    trace: Trace, altered: Trace, blocks: Blocks, position: int, scale: float
-) -> list[Contributions]:
-    """Solve every block.
+@dataclass(frozen=True)
+class _Inside:
+    """One block of the probe.
 
-    Args:
-        trace: The probe.
-        altered: The same probe with one other token at ``position``.
-        blocks: The chain.
-        position: Which token was altered.
-        scale: The family's residual scale.
+    Attributes:
+        pre: The stream entering it, with positions that are no tokens.
+        post: The stream leaving it.
+        parts: Stream-shaped outputs inside it, in order; of equal tensors the outermost module.
+        reads: The modules inside it that received another stream-shaped tensor.
+        after: What the modules returned when the block was fed with one token's row exchanged.
     """
-    solved = [_solve(trace, blocks, layer, scale) for layer in range(len(blocks.paths))]
-    return _tell_apart(solved, trace, altered, blocks, position)
+
+    pre: torch.Tensor
+    post: torch.Tensor
+    parts: tuple[Part, ...]
+    reads: tuple[_Read, ...]
+    after: dict[str, torch.Tensor]
 
 
-def _solve(trace: Trace, blocks: Blocks, layer: int, scale: float) -> Contributions:
-    pre, post = blocks.pre(layer), blocks.post(layer)
-    candidates = _candidates(trace, blocks.paths[layer], pre, scale)
+def solve_blocks(probe: Probe, blocks: Blocks) -> list[Contributions]:
+    """Solve every block."""
+    alone = fed_alone(probe, blocks)
+    insides = [_inside(probe.plain, alone, blocks, layer) for layer in range(len(blocks.paths))]
+    solved = [
+        Contributions(reason=_cannot(blocks, layer))
+        if inside is None
+        else _solve(inside, blocks, probe.numbers)
+        for layer, inside in enumerate(insides)
+    ]
+    if any(not s.how and not s.reason for s in solved):
+        adds = adds_to_its_input(probe, blocks)
+        solved = [
+            s if s.how or s.reason else _unsolved(insides[i], adds=adds[i])
+            for i, s in enumerate(solved)
+        ]
+    return solved
+
+
+def _cannot(blocks: Blocks, layer: int) -> str:
+    if layer in blocks.skipped:
+        return "the block does not run on text alone: the stream passes it by unchanged"
+    return "the block is no module of its own: its parts stand in lists side by side" + _PATHS
+
+
+def _inside(trace: Trace, alone: Trace, blocks: Blocks, layer: int) -> _Inside | None:
+    if layer in blocks.skipped or not blocks.is_module(layer):
+        return None
+    block, turn, times = blocks.paths[layer], blocks.turns[layer], blocks.times(layer)
+    pre = blocks.entered[layer]
+    calls: dict[str, Call] = {}
+    for path in trace.calls:
+        call = trace.turn(path, turn, times) if path.startswith(block + ".") else None
+        if call is not None:
+            calls[path] = call
+    parts: list[Part] = []
+    for path in sorted(calls, key=lambda p: (p.count("."), calls[p].order)):
+        shaped = _shaped(calls[path].output, pre, blocks)
+        if shaped is not None and not any(same(shaped, p.tensor) for p in parts):
+            parts.append(Part(path, calls[path].order, shaped))
+    reads: list[_Read] = []
+    for path in sorted(calls, key=lambda p: calls[p].order):
+        inputs = calls[path].inputs
+        shaped = _shaped(inputs[0], pre, blocks) if inputs else None
+        if shaped is not None and not same(shaped, pre):
+            made = _shaped(calls[path].output, pre, blocks)
+            reads.append(_Read(calls[path].order, path, shaped, made))
+    after: dict[str, torch.Tensor] = {}
+    for part in parts:
+        call = alone.turn(part.path, turn, times)
+        if call is not None and call.output is not None:
+            after[part.path] = call.output
+    ordered = tuple(sorted(parts, key=lambda p: p.order))
+    return _Inside(pre, blocks.left[layer], ordered, tuple(reads), after)
+
+
+def _shaped(
+    tensor: torch.Tensor | None, stream: torch.Tensor, blocks: Blocks
+) -> torch.Tensor | None:
+    """The tensor in the stream's shape, or None."""
+    if tensor is None or tensor.numel() != stream.numel():
+        return None
+    if blocks.layout.plain:
+        return tensor.reshape(stream.shape) if tensor.shape[-1] == stream.shape[-1] else None
+    if tensor.ndim != blocks.layout.ndim:
+        return None
+    arranged = blocks.layout.arranged(tensor)
+    return arranged if arranged.shape == stream.shape else None
+
+
+def _solve(inside: _Inside, blocks: Blocks, numbers: tuple[float, ...]) -> Contributions:
     return (
-        _sequential(trace, blocks.paths[layer], candidates, pre, post, scale)
-        or _parallel(candidates, pre, post, scale)
-        or Contributions(
-            reason=f"no two tensors inside the block add up to resid_post - resid_pre "
-            f"({len(candidates)} tried), as in blocks that normalise after adding; module paths "
-            "still work as sites"
-        )
+        _sequential(inside, blocks, numbers)
+        or _at_once(inside, blocks, numbers)
+        or _normed(inside)
+        or Contributions()
     )
 
 
-def _candidates(trace: Trace, block: str, pre: torch.Tensor, scale: float) -> list[_Candidate]:
-    """Residual-shaped outputs inside a block, in order; of equal tensors the outermost module."""
-    found: list[_Candidate] = []
-    inside = [p for p in trace.calls if p.startswith(block + ".")]
-    for path in sorted(inside, key=lambda p: (p.count("."), trace.calls[p][0].order)):
-        call = trace.single(path)
-        if call is None or call.output is None or call.output.numel() != pre.numel():
-            continue
-        if call.output.shape[-1] != pre.shape[-1] or call.output.dtype != pre.dtype:
-            continue
-        added = call.output.reshape(pre.shape)
-        added = added if scale == 1.0 else added * scale
-        if not any(torch.equal(added, other.added) for other in found):
-            found.append(_Candidate(path, call.order, added))
-    return sorted(found, key=lambda c: c.order)
-
-
 def _sequential(
-    trace: Trace,
-    block: str,
-    candidates: list[_Candidate],
-    pre: torch.Tensor,
-    post: torch.Tensor,
-    scale: float,
+    inside: _Inside, blocks: Blocks, numbers: tuple[float, ...]
 ) -> Contributions | None:
-    """Attention first, then an MLP that reads pre + attention: some module receives that sum."""
-    for attn in candidates:
-        mid = pre + attn.added
-        reader = _receiver(trace, block, mid, attn.order)
-        if reader is None:
+    """Attention first, then an MLP that reads the sum: some module receives that sum."""
+    mids: list[tuple[str, torch.Tensor, list[Part], list[Part]]] = []
+    for read in inside.reads:
+        if not any(same(read.received, other) for _, other, _, _ in mids):
+            before = [p for p in inside.parts if p.order < read.order]
+            after = [p for p in inside.parts if p.order >= read.order]
+            mids.append((read.path, read.received, before, after))
+    for first_by, second_by in product((one_part, two_parts), repeat=2):
+        for reader, mid, before, after in mids:
+            first = first_by(inside.pre, mid, before, numbers)
+            second = second_by(mid, inside.post, after, numbers) if first else None
+            if first and second and all(_mixes(inside, p, blocks) for p in first.parts):
+                words = f"(resid_pre + attn_out) + mlp_out == resid_post, {_exact(first, second)}"
+                return _solved({"attn_out": first, "mlp_out": second}, words, mid=reader)
+    return None
+
+
+def _at_once(inside: _Inside, blocks: Blocks, numbers: tuple[float, ...]) -> Contributions | None:
+    """All parts read the block's input: attention and MLP side by side, or one of them alone."""
+    pair = two_parts(inside.pre, inside.post, inside.parts, numbers)
+    found = pair or one_part(inside.pre, inside.post, inside.parts, numbers)
+    if found is None:
+        return None
+    mixing = [_mixes(inside, part, blocks) for part in found.parts]
+    if len(set(mixing)) == 1:
+        kind, other = ("attn_out", "mlp_out") if mixing[0] else ("mlp_out", "attn_out")
+        acts = "mixes tokens" if mixing[0] else "sees one token at a time"
+        alone = f"the block adds one thing, which {acts}: {found}"
+        words = f"resid_pre + {kind} == resid_post, {_exact(found)}"
+        return _solved({kind: found}, words, missing={other: alone, "resid_mid": alone})
+    attn, mlp = (
+        Sum((part,), (scale,), found.scale, found.exact)
+        for _, part, scale in sorted(
+            zip((not m for m in mixing), found.parts, found.scales, strict=True),
+            key=lambda item: item[0],
+        )
+    )
+    words = f"resid_pre + attn_out + mlp_out == resid_post, {_exact(found)}"
+    first = any(same(read.received, inside.pre + mlp.value()) for read in inside.reads)
+    why = _MLP_FIRST if first else _PARALLEL
+    return _solved({"attn_out": attn, "mlp_out": mlp}, words, missing={"resid_mid": why})
+
+
+_PARALLEL = "the block is parallel: attention and MLP read one input, nothing lies between"
+_MLP_FIRST = "the MLP comes first: the residual after attention is resid_post"
+
+
+def _mixes(inside: _Inside, part: Part, blocks: Blocks) -> bool:
+    after = inside.after.get(part.path)
+    shaped = None if after is None else _shaped(after, inside.pre, blocks)
+    return shaped is not None and mixes_tokens(part.tensor, shaped, blocks)
+
+
+def _exact(*sums: Sum) -> str:
+    return "bitwise" if all(s.exact for s in sums) else f"within {ULPS} ulp"
+
+
+def _solved(
+    added: Mapping[str, Sum],
+    words: str,
+    *,
+    mid: str | None = None,
+    missing: Mapping[str, str] | None = None,
+) -> Contributions:
+    alone = {kind: s.parts[0].path if len(s.parts) == 1 else "" for kind, s in added.items()}
+    return Contributions(
+        attn=alone.get("attn_out", ""),
+        mlp=alone.get("mlp_out", ""),
+        mid=mid,
+        added=added,
+        how=words,
+        missing=missing or {},
+    )
+
+
+def _normed(inside: _Inside) -> Contributions | None:
+    """A norm after each sum: ``mid = norm(pre + a)`` and ``post = norm(mid + m)``."""
+    for attn, first in _after_sum(inside, inside.pre):
+        if first.returned is None:
             continue
-        for mlp in candidates:
-            if mlp.order > attn.order and same(mid + mlp.added, post):
-                how = "(resid_pre + attn_out) + mlp_out == resid_post, bitwise"
-                return Contributions(attn.path, mlp.path, reader, scale, how)
+        for mlp, second in _after_sum(inside, first.returned):
+            if mlp.order < first.order or second.returned is None:
+                continue
+            if same(second.returned, inside.post):
+                why = (
+                    f"the block normalises after adding: {attn.path} is added to resid_pre and "
+                    f"{first.path} normalises the sum, then {mlp.path} and {second.path}; nothing "
+                    f"adds up to resid_post - resid_pre{_PATHS}"
+                )
+                return Contributions(
+                    attn=attn.path,
+                    mlp=mlp.path,
+                    mid=first.path,
+                    mid_side="output",
+                    how=f"{second.path}(resid_mid + {mlp.path}) == resid_post, bitwise",
+                    missing={"attn_out": why, "mlp_out": why},
+                )
     return None
 
 
-def _receiver(trace: Trace, block: str, tensor: torch.Tensor, after: int) -> str | None:
-    """The first module of the block whose first input is bitwise ``tensor``."""
-    hits: list[tuple[int, str]] = []
-    for path, calls in trace.calls.items():
-        if path.startswith(block + ".") and len(calls) == 1 and calls[0].order > after:
-            inputs = calls[0].inputs
-            if inputs and same(inputs[0], tensor):
-                hits.append((calls[0].order, path))
-    return min(hits)[1] if hits else None
+def _after_sum(inside: _Inside, stream: torch.Tensor) -> list[tuple[Part, _Read]]:
+    """Parts, and the modules that received ``stream + part``."""
+    return [
+        (part, read)
+        for read in inside.reads
+        for part in inside.parts
+        if part.order < read.order and same(stream + part.tensor, read.received)
+    ]
 
 
-def _parallel(
-    candidates: list[_Candidate], pre: torch.Tensor, post: torch.Tensor, scale: float
-) -> Contributions | None:
-    """Both read the same input; the sum may have been taken in any order."""
-    for exact in (True, False):
-        closing = [
-            (a, b, how)
-            for i, a in enumerate(candidates)
-            for b in candidates[i + 1 :]
-            if (how := _closes(pre, a.added, b.added, post, exact))
-        ]
-        if len(closing) == 1:
-            a, b, how = closing[0]
-            return Contributions(a.path, b.path, None, scale, how)
-        if closing and exact:  # equal sums of different tensors: keep the outermost pair
-            a, b, how = min(closing, key=lambda c: c[0].path.count(".") + c[1].path.count("."))
-            return Contributions(a.path, b.path, None, scale, how)
-    return None
-
-
-def _closes(
-    pre: torch.Tensor, a: torch.Tensor, b: torch.Tensor, post: torch.Tensor, exact: bool
-) -> str:
-    if exact:
-        orders = ((pre + a) + b, (pre + b) + a, (a + b) + pre)
-        if any(same(total, post) for total in orders):
-            return "resid_pre + attn_out + mlp_out == resid_post, bitwise"
-        return ""
-    size = torch.maximum(pre.abs(), post.abs()).amax(-1, keepdim=True).float()
-    allowed = ULPS * torch.finfo(pre.dtype).eps * size
-    # A part as small as the tolerance could be left out unnoticed: it proves nothing.
-    if min(float(x.float().abs().amax()) for x in (a, b)) < 20 * float(allowed.max()):
-        return ""
-    error = ((pre.float() + a.float() + b.float()) - post.float()).abs()
-    if bool((error <= allowed).all()):
-        return f"resid_pre + attn_out + mlp_out == resid_post within {ULPS} ulp"
-    return ""
-
-
-def _tell_apart(
-    solved: list[Contributions], trace: Trace, altered: Trace, blocks: Blocks, position: int
-) -> list[Contributions]:
-    """Check which contribution mixes positions; that one is attention.
-
-    In block 0 the input of every token but the altered one is unchanged, so a contribution that
-    changes at another token must have looked at it. In a sequential block the MLP reads attention's
-    output, so both change. Later blocks follow block 0's module names.
-    """
-    if solved[0].reason:
-        return solved
-    first = solved[0]
-    mixes = [_mixes(trace, altered, path, position) for path in (first.attn, first.mlp)]
-    if first.mid is not None:
-        if mixes[0]:
-            return solved
-        reason = "the first contribution of a block does not mix positions: it is no attention"
-        return [Contributions(reason=reason) for _ in solved]
-    if mixes[0] == mixes[1]:
-        reason = "two parallel contributions close the sum, but which one is attention is undecided"
-        return [Contributions(reason=reason) if s.mid is None else s for s in solved]
-    attn_name = (first.attn if mixes[0] else first.mlp)[len(blocks.paths[0]) :]
-    named: list[Contributions] = []
-    for layer, s in enumerate(solved):
-        expected = blocks.paths[layer] + attn_name
-        if s.reason or s.mid is not None or s.attn == expected:
-            named.append(s)
-        elif s.mlp == expected:
-            named.append(Contributions(s.mlp, s.attn, None, s.scale, s.how))
-        else:
-            named.append(Contributions(reason="the block's parts differ from those of block 0"))
-    return named
-
-
-def _mixes(trace: Trace, altered: Trace, path: str, position: int) -> bool:
-    a, b = trace.single(path), altered.single(path)
-    if a is None or b is None or a.output is None or b.output is None:
-        return False
-    before, after = (x.reshape(-1, x.shape[-1]) for x in (a.output, b.output))
-    others = torch.ones(len(before), dtype=torch.bool, device=before.device)
-    others[position] = False
-    return bool(differ(before[others], after[others]).any())
+def _unsolved(inside: _Inside | None, *, adds: bool) -> Contributions:
+    tried = len(inside.parts) if inside else 0
+    if adds:
+        return Contributions(
+            reason=f"no one or two tensors inside the block add up to resid_post - resid_pre "
+            f"({tried} tried): what is added is returned by no module{_PATHS}"
+        )
+    return Contributions(
+        reason="the block normalises or rescales the stream: with its parts held still it does not "
+        f"hand a change of its input on unchanged, so nothing adds up to resid_post - resid_pre"
+        f"{_PATHS}"
+    )

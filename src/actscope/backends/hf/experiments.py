@@ -148,14 +148,15 @@ class Experiments:
         unembedding, norm = self._map.unembedding, self._map.norm
         if unembedding.transform is None or norm is None:
             raise SiteUnavailableError(
-                f"{model.identity.name} has no verified unembedding", got=unembedding.reason
+                f"{model.identity.name} has no verified final norm and unembedding",
+                got=unembedding.reason or "the head reads the last block's output",
             )
         ids = isinstance(prompt, Sequence) and all(isinstance(i, int) for i in prompt)
         examples = as_examples([prompt] if ids else prompt)
         if len(examples) != 1:
             raise BadInputError("one prompt at a time", got=f"{len(examples)} prompts")
         tokens = (self.token_id(token), None if versus is None else self.token_id(versus))
-        parts = (model.hf.get_submodule(norm), model.hf.get_submodule(unembedding.head))
+        parts = (model.hf.get_submodule(norm.path), model.hf.get_submodule(unembedding.head))
         row = model.checked(model.encode(examples[0], chat=chat))
         return attribute_logit(model, Ends(*parts, unembedding), row, position, tokens)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from actscope.backends.hf.attention_rows import Checked, QueryBlock
+from actscope.backends.hf.resolve import Tap
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
@@ -47,6 +48,8 @@ class Kept:
         pending: Sites not seen yet in this pass.
         blocks: The queries and keys of each kept example, for patterns.
         checks: What tells whether each pattern is right, to be looked at after the pass.
+        calls: How often the module of a tap has run in this pass.
+        parts: What has arrived of sites that are sums.
     """
 
     rows: torch.Tensor
@@ -58,6 +61,10 @@ class Kept:
     pending: set[Site] = field(default_factory=set[Site])
     blocks: tuple[QueryBlock, ...] = ()
     checks: dict[Site, Checked] = field(default_factory=dict[Site, Checked])
+    calls: dict[tuple[Site, Tap], int] = field(default_factory=dict[tuple[Site, Tap], int])
+    parts: dict[Site, dict[Tap, torch.Tensor]] = field(
+        default_factory=dict[Site, dict[Tap, torch.Tensor]]
+    )
 
     def of_examples(self, tensor: torch.Tensor) -> torch.Tensor:
         """The examples that keep anything."""

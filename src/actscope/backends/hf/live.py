@@ -23,7 +23,7 @@ from actscope.backends.hf.attention_route import watching
 from actscope.backends.hf.attention_rows import chosen_columns, head_rows
 from actscope.backends.hf.generation import check_generates, generate_rows
 from actscope.backends.hf.resolve import Tap, probe_ids
-from actscope.backends.hf.trace import first_tensor
+from actscope.backends.hf.trace import first_tensor, float_inputs
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
 from actscope.core.arrays import to_float32
 from actscope.core.errors import BadInputError
@@ -189,9 +189,7 @@ class LiveRecorder:
 
     def _on_input(self, site: Site, tap: Tap) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            values = (*args, *kwargs.values())
-            floats = [x for x in values if isinstance(x, torch.Tensor) and x.is_floating_point()]
-            tensor = floats[tap.index]
+            tensor = float_inputs(args, kwargs)[tap.index]
             if site.parts:
                 size = self._model.width(site) // len(site.parts)
                 tensor = chosen_columns(tensor, site.parts, size)
@@ -254,7 +252,7 @@ class LiveRecorder:
 def _refusal(model: HFModel, taps: Mapping[Site, Tap]) -> str:
     """Why answers cannot be captured live; empty where they can."""
     for site, tap in taps.items():
-        reason = _no_live_site(site, tap)
+        reason = _no_live_site(model, site, tap)
         if reason:
             return reason
     key = (model.active_adapter, frozenset(taps))
@@ -263,9 +261,15 @@ def _refusal(model: HFModel, taps: Mapping[Site, Tap]) -> str:
     return model.live_refusals[key]
 
 
-def _no_live_site(site: Site, tap: Tap) -> str:
+def _no_live_site(model: HFModel, site: Site, tap: Tap) -> str:
     if site.layout == "blocks":
         return f"rows of {site} are as long as the text, which grows while decoding"
+    if tap.side == "sum":
+        return f"{site} is the sum of what several modules return"
+    if model.runs_of(tap.path) > 1:
+        return f"{tap.path} runs {model.runs_of(tap.path)} times in one pass"
+    if str(tap.layout):
+        return f"the model keeps {site} in another shape ({tap.layout})"
     rows = site.kind == MODULE_KIND or SITE_KINDS[site.kind].axes[0] == "pos"
     whole = tap.side != "result" or tap.name == "logits"
     return "" if rows and whole else f"{site} is not read token by token while decoding"

@@ -18,6 +18,7 @@ from torch import nn
 from actscope.backends.hf.blocks import Blocks, same
 from actscope.backends.hf.contributions import Contributions
 from actscope.backends.hf.linear import is_affine, is_elementwise
+from actscope.backends.hf.probe import Probe
 from actscope.backends.hf.trace import Call, Trace
 
 __all__ = ["Inside", "LayerMlp", "solve_mlp"]
@@ -51,18 +52,17 @@ class LayerMlp:
 
 
 def solve_mlp(
-    model: nn.Module, trace: Trace, blocks: Blocks, contributions: Sequence[Contributions]
+    probe: Probe, blocks: Blocks, contributions: Sequence[Contributions]
 ) -> list[LayerMlp]:
     """Find and verify the inside of every block's MLP.
 
     Args:
-        model: The model.
-        trace: The probe.
+        probe: The probe.
         blocks: The chain.
         contributions: What each block adds to the residual.
     """
     return [
-        _solve_layer(model, _inside(trace, path), contributions[layer], trace)
+        _solve_layer(probe.model, _inside(probe.plain, path), contributions[layer], probe.plain)
         for layer, path in enumerate(blocks.paths)
     ]
 
@@ -85,9 +85,9 @@ def _solve_layer(
         )
     else:
         solved.found["router"] = router
-    post = None if contribution.reason else _last_linear(model, calls, contribution, trace)
+    post = _last_linear(model, calls, contribution, trace) if contribution.mlp else None
     if post is None:
-        reason = contribution.reason or "no linear module returns what the MLP adds"
+        reason = _no_mlp(contribution) or "no linear module returns what the MLP adds"
         if router is not None:
             reason = "a mixture of experts: every token goes through neurons of other experts"
         solved.refused |= {"mlp_pre": reason, "mlp_post": reason}
@@ -102,6 +102,10 @@ def _solve_layer(
     else:
         solved.found["mlp_pre"] = pre
     return solved
+
+
+def _no_mlp(contribution: Contributions) -> str:
+    return contribution.missing.get("mlp_out", "") or contribution.reason
 
 
 def _last_linear(

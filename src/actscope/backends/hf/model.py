@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from actscope.backends.hf.checks import (
     check_pattern_strategy,
     check_pooler_sites,
     context_length,
-    leaks_left_padding,
 )
 from actscope.backends.hf.experiments import Experiments
 from actscope.backends.hf.forward import token_embedding
@@ -26,6 +24,7 @@ from actscope.backends.hf.identity import (
     tokenizer_hash,
     values_hash,
 )
+from actscope.backends.hf.padding import pads_alike
 from actscope.backends.hf.placement import check_model, input_device
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
 from actscope.backends.hf.session import HFSession
@@ -88,6 +87,7 @@ class HFModel(Experiments, Adaptable, Answering):
         self.device: torch.device = input_device(hf)
         self._vocab_size = int(token_embedding(hf).weight.shape[0])
         self._map = resolve(hf)
+        self._pads_alike: dict[str, bool] = {}
         self.n_layers = self._map.n_layers
         self.d_model = self._map.d_model
         self.causal = self._map.causal
@@ -222,6 +222,10 @@ class HFModel(Experiments, Adaptable, Answering):
             raise BadInputError(f"{what} out of range", got=site, expected=f"0 to {there - 1}")
         return self._map.taps[site.whole]
 
+    def runs_of(self, path: str) -> int:
+        """How often a module runs in one forward pass."""
+        return self._map.calls_of(path)
+
     def _module_tap(self, path: str) -> Tap:
         if path not in self._map.calls:
             known = [name for name, _ in self.hf.named_modules() if name]
@@ -244,12 +248,6 @@ class HFModel(Experiments, Adaptable, Answering):
             )
         return Tap(path, "output")
 
-    @cached_property
-    def leaks_left_padding(self) -> bool:
-        """Whether padding on the left changes rows, as it does through some recurrent states."""
-        with self.interventions.suspended():
-            return leaks_left_padding(self.hf, self._map.blocks.paths[-1], self.pad_id)
-
     def encode(self, example: Example, *, chat: bool = False) -> TokenRow:
         """Tokens of one example, with exactly one BOS where the tokenizer writes one.
 
@@ -258,6 +256,17 @@ class HFModel(Experiments, Adaptable, Answering):
             BadInputError: text without a tokenizer or chat without a template.
         """
         return encode_example(self.tokenizer, example, chat=chat, vocab_size=self._vocab_size)
+
+    def pads_alike(self, side: str) -> bool:
+        """Whether a text's rows are the same beside a longer one; seen once, on a probe.
+
+        Where they are not, texts of different lengths go through the model one length at a time.
+        """
+        if side not in self._pads_alike:
+            with self.interventions.suspended():
+                found = pads_alike(self.hf, self._map.blocks, self.pad_id, side)
+            self._pads_alike[side] = found
+        return self._pads_alike[side]
 
     def open(self, selection: Selection) -> HFSession:
         """Hooks for a selection; a context that removes them whatever happens."""
@@ -360,16 +369,14 @@ class HFModel(Experiments, Adaptable, Answering):
         Raises:
             SiteUnavailableError: the path from residual to logits is not verified here.
         """
-        unembedding, norm = self._map.unembedding, self._map.norm
-        if unembedding.transform is None or norm is None:
+        unembedding = self._map.unembedding
+        if unembedding.transform is None:
             raise SiteUnavailableError(
                 f"{self.identity.name} has no verified unembedding", got=unembedding.reason
             )
-        head = self.hf.get_submodule(unembedding.head)
-        normalise = self.hf.get_submodule(norm)
         hidden = resid.to(self.device, self._map.dtypes[Site("resid_post", 0)])
         with torch.no_grad(), evaluation_mode(self.hf), self.interventions.suspended():
-            return unembedding.transform(head(normalise(hidden))).cpu()
+            return unembedding.logits(self.hf, hidden).cpu()
 
 
 def _refuse_failures(batch: ActivationBatch) -> ActivationBatch:

@@ -1,43 +1,35 @@
 """Find every site of a model once, by verification on a tiny probe, and say what was verified.
 
-One probe forward pass and one with a single token altered are enough; see ``blocks``,
-``contributions`` and ``unembedding`` for what is compared, and docs/design/0003-the-resolver.md
-for why.
+A few forward passes over seven tokens are enough; see ``blocks``, ``contributions``, ``norms`` and
+``unembedding`` for what is compared, and docs/design/0003-the-resolver.md for why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from actscope.backends.hf.attention import LayerAttention, probing_attention, solve_attention
+from actscope.backends.hf.attention import LayerAttention, solve_attention
 from actscope.backends.hf.attention_route import Route
-from actscope.backends.hf.blocks import (
-    Blocks,
-    differ,
-    find_blocks,
-    find_embedding,
-    find_final_norm,
-)
+from actscope.backends.hf.blocks import Blocks, differ, find_blocks
 from actscope.backends.hf.contributions import Contributions, solve_blocks
-from actscope.backends.hf.forward import forward, token_embedding
+from actscope.backends.hf.embedding import find_embedding
+from actscope.backends.hf.layout import PLAIN, Layout
 from actscope.backends.hf.mlp import LayerMlp, solve_mlp
-from actscope.backends.hf.placement import input_device
-from actscope.backends.hf.trace import Trace, trace_forward
+from actscope.backends.hf.norms import FinalNorm, find_final_norm
+from actscope.backends.hf.probe import ALTERED, PROBE_TOKENS, Probe, probe_ids, take_probe
+from actscope.backends.hf.reruns import determines_output, is_whole_stream
+from actscope.backends.hf.sums import Sum
+from actscope.backends.hf.trace import Trace
 from actscope.backends.hf.unembedding import Unembedding, find_unembedding, output_logits
-from actscope.core.errors import ModelLoadError
 from actscope.core.protocols import SiteStatus
 from actscope.core.sites import SITE_KINDS, Site
-from actscope.families import facts_for
 
-__all__ = ["ModelMap", "Tap", "known_sites", "probe_ids", "resolve"]
-
-PROBE_TOKENS = 7
-ALTERED = 3
+__all__ = ["PROBE_TOKENS", "ModelMap", "Tap", "known_sites", "probe_ids", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +38,15 @@ class Tap:
 
     Attributes:
         path: Module path; empty for the model's own output.
-        side: ``input``, ``output``, ``result`` (a field of the model's output) or ``attention``.
+        side: ``input``, ``output``, ``result`` (a field of the model's output), ``attention`` or
+            ``sum`` (of ``parts``).
         index: Which floating-point input, for ``input``.
         name: The output field, for ``result``; the part of the operation, for ``attention``.
         scale: Multiplied in the model's dtype, as the model itself does before adding.
         route: How the operation is seen, for ``attention``.
+        turn: Which call of the module, where it runs several times in one pass.
+        layout: How the module's own tensor becomes ``[n, pos, d]``.
+        parts: What is added up, for ``sum``.
     """
 
     path: str
@@ -59,6 +55,9 @@ class Tap:
     name: str = ""
     scale: float = 1.0
     route: Route | None = None
+    turn: int = 0
+    layout: Layout = PLAIN
+    parts: tuple[Tap, ...] = ()
 
 
 @dataclass
@@ -73,14 +72,14 @@ class ModelMap:
         dtypes: dtype of each verified site's tensor.
         heads: Number of heads of each verified site that has heads.
         unembedding: How logits come from the final norm.
-        norm: Path of the final norm, or None.
+        norm: The final norm, or None.
         causal: Whether no token sees a later one.
         calls: How often each module was called in the probe, and the shape it returned.
     """
 
     blocks: Blocks
     unembedding: Unembedding
-    norm: str | None
+    norm: FinalNorm | None
     causal: bool
     taps: dict[Site, Tap] = field(default_factory=dict[Site, Tap])
     statuses: dict[Site, SiteStatus] = field(default_factory=dict[Site, SiteStatus])
@@ -117,6 +116,10 @@ class ModelMap:
         """How many heads or neurons a site has to choose from."""
         return self.heads.get(site.whole, self.widths[site.whole])
 
+    def calls_of(self, path: str) -> int:
+        """How often a module runs in one pass."""
+        return self.calls[path][0] if path in self.calls else 1
+
     def unavailable(self, site: Site, reason: str) -> None:
         """Record a site that has no verified tensor."""
         self.statuses[site] = SiteStatus(site, False, reason)
@@ -128,62 +131,28 @@ def resolve(model: nn.Module) -> ModelMap:
     Raises:
         ModelLoadError: the probe does not run or no chain of blocks is found.
     """
-    ids = probe_ids(model)
-    with probing_attention(model) as attention:
-        trace = _traced(model, ids)
-    changed = ids.clone()
-    changed[0, ALTERED] = ids[0, ALTERED - 1]
-    with probing_attention(model) as altered_attention:
-        altered = _traced(model, changed)
-    config = getattr(model, "config", None)
-    family = facts_for(str(getattr(config, "model_type", "")))
-    scale = getattr(config, family.residual_scale, 1.0) if family.residual_scale else 1.0
-    blocks = find_blocks(model, trace)
-    norm = find_final_norm(model, trace, blocks)
-    found = ModelMap(
-        blocks,
-        find_unembedding(model, trace, norm, family, config),
-        norm,
-        _is_causal(trace, altered, blocks.paths[-1]),
-    )
-    _map_calls(found, trace)
+    probe = take_probe(model)
+    blocks = find_blocks(probe, lambda chain: is_whole_stream(probe, chain))
+    norm = find_final_norm(probe, blocks)
+    unembedding = find_unembedding(probe, blocks, norm)
+    found = ModelMap(blocks, unembedding, norm, _is_causal(probe, blocks))
+    _map_calls(found, probe.plain)
     _map_residuals(found)
-    solved = solve_blocks(trace, altered, blocks, ALTERED, float(scale))
-    _map_contributions(found, trace, solved)
-    seen = (attention, altered_attention)
-    _map_attention(found, solve_attention(model, trace, blocks, seen, solved, causal=found.causal))
-    _map_mlp(found, solve_mlp(model, trace, blocks, solved))
-    _map_ends(found, model, trace, ids)
+    solved = solve_blocks(probe, blocks)
+    _map_contributions(found, probe.plain, solved)
+    _map_attention(found, solve_attention(probe, blocks, solved, causal=found.causal))
+    _map_mlp(found, solve_mlp(probe, blocks, solved))
+    _map_ends(found, probe)
     return found
 
 
-def probe_ids(model: nn.Module) -> torch.Tensor:
-    """Seven token ids of the vocabulary, ``[1, 7]``, always the same for one model."""
-    embedding = token_embedding(model)
-    vocab = int(embedding.weight.shape[0])
-    generator = torch.Generator().manual_seed(0)
-    # Low ids are often padding, BOS and other marks that embeddings treat apart.
-    low = min(8, max(vocab - PROBE_TOKENS - 1, 0))
-    ids = low + torch.randperm(max(vocab - low, 1), generator=generator)[:PROBE_TOKENS]
-    return ids.unsqueeze(0).to(input_device(model))
-
-
-def _traced(model: nn.Module, ids: torch.Tensor) -> Trace:
-    try:
-        return trace_forward(model, lambda: forward(model, ids, torch.ones_like(ids)))
-    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
-        raise ModelLoadError(
-            f"a probe of {ids.shape[-1]} tokens does not run through {type(model).__name__}",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            expected="a model that takes input_ids and an attention mask",
-        ) from error
-
-
-def _is_causal(trace: Trace, altered: Trace, last_block: str) -> bool:
-    a, b = trace.single(last_block), altered.single(last_block)
-    if a is None or b is None or a.output is None or b.output is None:
+def _is_causal(probe: Probe, blocks: Blocks) -> bool:
+    last = blocks.last
+    other = probe.altered.turn(blocks.exits[last], blocks.turns[last], blocks.times(last))
+    if other is None or other.output is None:
         return False
-    return not bool(differ(a.output[:, :ALTERED], b.output[:, :ALTERED]).any())
+    rows = blocks.layout.rows(other.output)
+    return not bool(differ(blocks.post(last)[:, :ALTERED], rows[:, :ALTERED]).any())
 
 
 def _map_calls(found: ModelMap, trace: Trace) -> None:
@@ -195,37 +164,67 @@ def _map_calls(found: ModelMap, trace: Trace) -> None:
 
 def _map_residuals(found: ModelMap) -> None:
     blocks = found.blocks
-    for layer, path in enumerate(blocks.paths):
+    said = f" ({blocks.layout})" if str(blocks.layout) else ""
+    for layer in range(found.n_layers):
+        pre, post = Site("resid_pre", layer), Site("resid_post", layer)
+        if layer in blocks.skipped:
+            how = f"the block does not run on text alone: the stream passes it by{said}"
+            found.verified(pre, _passing(blocks, layer), blocks.pre(layer), how)
+            found.verified(post, _passing(blocks, layer), blocks.post(layer), how)
+            continue
         how = "input of the block" if layer == 0 else "output of the block before, bitwise"
-        tap = Tap(path, "input", blocks.inputs[layer])
-        found.verified(Site("resid_pre", layer), tap, blocks.pre(layer), how)
+        if layer and blocks.links[layer - 1] != 1.0:
+            how = f"output of the block before times {blocks.links[layer - 1]:g}, bitwise"
+        tap = _block_tap(blocks, layer, "input")
+        found.verified(pre, tap, blocks.pre(layer), how + said)
         how = "output of the block"
-        if layer + 1 < found.n_layers:
-            how = "input of the next block, bitwise"
+        if layer < blocks.last:
+            link = blocks.links[layer]
+            how = f"{'' if link == 1.0 else f'times {link:g} '}input of the next block, bitwise"
         elif found.norm:
             how = "input of the final norm, bitwise"
-        found.verified(Site("resid_post", layer), Tap(path, "output"), blocks.post(layer), how)
+        tap = _block_tap(blocks, layer, "output")
+        found.verified(post, tap, blocks.post(layer), how + said)
+
+
+def _block_tap(blocks: Blocks, layer: int, side: str) -> Tap:
+    turn, layout = blocks.turns[layer], blocks.layout
+    if side == "input":
+        return Tap(blocks.paths[layer], side, blocks.inputs[layer], turn=turn, layout=layout)
+    return Tap(blocks.exits[layer], side, turn=turn, layout=layout)
+
+
+def _passing(blocks: Blocks, layer: int) -> Tap:
+    """Where the stream is that passes a block by: at the next block that runs, else before."""
+    later = [i for i in blocks.ran if i > layer]
+    if later:
+        return _block_tap(blocks, later[0], "input")
+    return _block_tap(blocks, blocks.last, "output")
 
 
 def _map_contributions(found: ModelMap, trace: Trace, solved: list[Contributions]) -> None:
+    blocks = found.blocks
     for layer, block in enumerate(solved):
-        sites = {kind: Site(kind, layer) for kind in ("attn_out", "mlp_out", "resid_mid")}
-        if block.reason:
-            for site in sites.values():
-                found.unavailable(site, block.reason)
-            continue
-        for kind, path in (("attn_out", block.attn), ("mlp_out", block.mlp)):
-            tensor = trace.calls[path][0].output
-            assert tensor is not None
-            tap = Tap(path, "output", scale=block.scale)
-            found.verified(sites[kind], tap, tensor, f"{block.how}; {path}")
+        for kind in ("attn_out", "mlp_out"):
+            site, added = Site(kind, layer), block.added.get(kind)
+            if added is None:
+                found.unavailable(site, block.missing.get(kind) or block.reason)
+                continue
+            how = f"{block.how}; {added}"
+            tap = _sum_tap(added, blocks, layer)
+            found.verified(site, tap, blocks.layout.tokens(added.value()), how)
+        site = Site("resid_mid", layer)
         if block.mid is None:
-            reason = "the block is parallel: attention and MLP read one input, nothing lies between"
-            found.unavailable(sites["resid_mid"], reason)
-        else:
-            how = f"resid_pre + attn_out, bitwise the input of {block.mid}"
-            tensor = trace.calls[block.mid][0].inputs[0]
-            found.verified(sites["resid_mid"], Tap(block.mid, "input"), tensor, how)
+            found.unavailable(site, block.missing.get("resid_mid") or block.reason)
+            continue
+        call = trace.calls[block.mid][blocks.turns[layer]]
+        tensor = call.inputs[0] if block.mid_side == "input" else call.output
+        assert tensor is not None
+        how = f"resid_pre + attn_out, the input of {block.mid}"
+        if block.mid_side == "output":
+            how = f"{block.mid} returns the normalised sum; {block.how}"
+        tap = Tap(block.mid, block.mid_side, turn=blocks.turns[layer], layout=blocks.layout)
+        found.verified(site, tap, blocks.pre(layer), how)
 
 
 def _map_attention(found: ModelMap, solved: list[LayerAttention]) -> None:
@@ -260,17 +259,31 @@ def _map_mlp(found: ModelMap, solved: list[LayerMlp]) -> None:
             found.verified(Site(kind, layer), tap, inside.tensor, inside.how)
 
 
-def _map_ends(found: ModelMap, model: nn.Module, trace: Trace, ids: torch.Tensor) -> None:
-    embedding = find_embedding(model, trace, ids)
+def _sum_tap(added: Sum, blocks: Blocks, layer: int) -> Tap:
+    taps = tuple(
+        Tap(part.path, "output", scale=scale, turn=blocks.turns[layer], layout=blocks.layout)
+        for part, scale in zip(added.parts, added.scales, strict=True)
+    )
+    if len(taps) == 1:
+        return replace(taps[0], scale=taps[0].scale * added.scale)
+    return Tap("", "sum", scale=added.scale, parts=taps)
+
+
+def _map_ends(found: ModelMap, probe: Probe) -> None:
+    embedding = find_embedding(probe)
     if embedding is None:
         found.unavailable(Site("embed"), "no embedding module returns its rows for the token ids")
     else:
-        path, how = embedding
-        tensor = trace.calls[path][0].output
-        assert tensor is not None
-        found.verified(Site("embed"), Tap(path, "output"), tensor, how)
-    _map_head(found, trace)
-    pooler = _field(trace.result, "pooler_output")
+        tap = Tap(embedding.path, "output", layout=embedding.layout)
+        found.verified(Site("embed"), tap, embedding.tensor, embedding.how)
+    _map_final_norm(found, probe)
+    logits = output_logits(probe.plain.result)
+    if logits is None:
+        found.unavailable(Site("logits"), found.unembedding.reason)
+    else:
+        how = found.unembedding.how or "the model's own output"
+        found.verified(Site("logits"), Tap("", "result", name="logits"), logits, how)
+    pooler = _field(probe.plain.result, "pooler_output")
     if pooler is None:
         found.unavailable(Site("pooler"), "the model returns no pooler_output")
     else:
@@ -278,25 +291,23 @@ def _map_ends(found: ModelMap, model: nn.Module, trace: Trace, ids: torch.Tensor
         found.verified(Site("pooler"), tap, pooler, "the model's own pooler_output")
 
 
-def _map_head(found: ModelMap, trace: Trace) -> None:
-    logits = output_logits(trace.result)
-    unembedding = found.unembedding
-    if found.norm is None:
-        found.unavailable(
-            Site("ln_final"), "no module outside the blocks normalises the last block's output"
-        )
-    elif logits is not None and unembedding.reason:
-        found.unavailable(Site("ln_final"), unembedding.reason)
-    else:
-        tensor = trace.calls[found.norm][0].output
-        assert tensor is not None
-        how = unembedding.how or "reads the last block's output bitwise and ignores its scale"
-        found.verified(Site("ln_final"), Tap(found.norm, "output"), tensor, how)
-    if logits is None:
-        found.unavailable(Site("logits"), unembedding.reason)
-    else:
-        how = unembedding.how or "the model's own output"
-        found.verified(Site("logits"), Tap("", "result", name="logits"), logits, how)
+def _map_final_norm(found: ModelMap, probe: Probe) -> None:
+    norm, site = found.norm, Site("ln_final")
+    if norm is None:
+        found.unavailable(site, "no module outside the blocks normalises the last block's output")
+        return
+    times = len(probe.plain.calls[norm.path])
+    layout = found.blocks.layout
+    if norm.output.shape[:2] == probe.ids.shape:
+        layout = PLAIN
+    how = found.unembedding.how
+    if not how:
+        if not determines_output(probe, norm.path, norm.turn, times, layout):
+            found.unavailable(site, f"{norm.path} is a norm, but the model's output needs more")
+            return
+        how = "normalises the last block's output, and determines the model's output"
+    tap = Tap(norm.path, "output", turn=norm.turn, layout=layout)
+    found.verified(site, tap, layout.rows(norm.output), how)
 
 
 def _field(result: Any, name: str) -> torch.Tensor | None:

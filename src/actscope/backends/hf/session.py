@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,11 @@ from actscope.backends.hf.kept_rows import (
 )
 from actscope.backends.hf.placement import is_offloaded
 from actscope.backends.hf.resolve import Tap
-from actscope.backends.hf.trace import evaluation_mode, first_tensor
+from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
+    ExampleFailure,
     empty_rows,
     one_row_per_example,
 )
@@ -86,15 +88,19 @@ class HFSession:
     def __enter__(self) -> HFSession:
         self._open = True
         for site, tap in self._taps.items():
-            if tap.side in ("result", "attention"):
-                continue
-            module = self._model.hf.get_submodule(tap.path)
-            if tap.side == "input":
-                hook = self._on_input(site, tap)
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-            else:
-                self._handles.append(module.register_forward_hook(self._on_output(site, tap)))
+            for part in tap.parts or (tap,):
+                self._hook(site, part)
         return self
+
+    def _hook(self, site: Site, tap: Tap) -> None:
+        if tap.side in ("result", "attention"):
+            return
+        module = self._model.hf.get_submodule(tap.path)
+        if tap.side == "input":
+            hook = self._on_input(site, tap)
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        else:
+            self._handles.append(module.register_forward_hook(self._on_output(site, tap)))
 
     def __exit__(
         self,
@@ -112,7 +118,7 @@ class HFSession:
         self._open = False
 
     def run(self, batch: Batch) -> ActivationBatch:
-        """One forward pass over a batch.
+        """One forward pass over a batch; one for each length where padding would change rows.
 
         Returns:
             Activations of the examples whose span has tokens; the others are ``failures``.
@@ -136,6 +142,9 @@ class HFSession:
         self._check_padding(batch)
         spans, failures = cut(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
+        uneven = len({len(row) for row in batch.rows}) > 1
+        if keep and uneven and not self._model.pads_alike(batch.padding_side):
+            return self._run_by_length(batch, keep, failures)
         if keep:
             arrays = self._forward(batch, spans, keep)
         else:
@@ -146,7 +155,7 @@ class HFSession:
 
     def _check_padding(self, batch: Batch) -> None:
         ragged = len({len(row) for row in batch.rows}) > 1
-        if batch.padding_side == "left" and ragged and self._model.leaks_left_padding:
+        if batch.padding_side == "left" and ragged and not self._model.pads_alike("left"):
             who = self._model.identity
             raise BadInputError(
                 f"padding on the left changes what {who.name} ({who.model_type}) computes",
@@ -178,6 +187,17 @@ class HFSession:
         return described(
             self._model, assemble(batch, spans, keep, arrays, self._selection, failures)
         )
+
+    def _run_by_length(
+        self, batch: Batch, keep: list[int], failures: tuple[ExampleFailure, ...]
+    ) -> ActivationBatch:
+        """Examples of one length together, put back in their order."""
+        groups: dict[int, list[int]] = {}
+        for index in keep:
+            groups.setdefault(len(batch.rows[index]), []).append(index)
+        parts = [self.run(Batch(tuple(batch.rows[i] for i in g))) for g in groups.values()]
+        whole = ActivationBatch.join(parts, [i for g in groups.values() for i in g])
+        return replace(whole, failures=failures)
 
     def _forward(
         self, batch: Batch, spans: list[Array | None], keep: list[int]
@@ -255,22 +275,16 @@ class HFSession:
 
     def _on_input(self, site: Site, tap: Tap) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._kept is not None and site in self._kept.pending:
-                floats = [
-                    x
-                    for x in (*args, *kwargs.values())
-                    if isinstance(x, torch.Tensor) and x.is_floating_point()
-                ]
-                self._keep(site, self._chosen(site, floats[tap.index]), tap.scale)
+            if self._is_turn(site, tap):
+                self._arrived(site, tap, float_inputs(args, kwargs)[tap.index])
 
         return hook
 
     def _on_output(self, site: Site, tap: Tap) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if self._kept is not None and site in self._kept.pending:
-                tensor = first_tensor(output)
-                if tensor is not None:
-                    self._keep(site, tensor, tap.scale)
+            tensor = first_tensor(output)
+            if tensor is not None and self._is_turn(site, tap):
+                self._arrived(site, tap, tensor)
 
         return hook
 
@@ -279,6 +293,31 @@ class HFSession:
         if not site.parts:
             return tensor
         return chosen_columns(tensor, site.parts, self._model.width(site) // len(site.parts))
+
+    def _is_turn(self, site: Site, tap: Tap) -> bool:
+        """Whether this call of the module is the one that the site means."""
+        kept = self._kept
+        if kept is None or site not in kept.pending:
+            return False
+        calls = kept.calls.get((site, tap), 0)
+        kept.calls[site, tap] = calls + 1
+        return calls == tap.turn
+
+    def _arrived(self, site: Site, tap: Tap, tensor: torch.Tensor) -> None:
+        """Keep a site's tensor, or add it to the other parts of the site."""
+        kept = self._kept
+        assert kept is not None
+        whole = self._taps[site]
+        if not whole.parts:
+            self._keep(site, self._chosen(site, tap.layout.rows(tensor)), tap.scale)
+            return
+        parts = kept.parts.setdefault(site, {})
+        tensor = tap.layout.rows(tensor)
+        tensor = tensor.reshape(-1, tensor.shape[-1])  # experts return no batch axis
+        parts[tap] = tensor if tap.scale == 1.0 else tensor * tap.scale
+        if len(parts) == len(whole.parts):
+            first, *others = (kept.parts[site].pop(part) for part in whole.parts)
+            self._keep(site, sum(others, first), whole.scale)
 
     def _keep_result(self, site: Site, result: Any) -> None:
         name = self._taps[site].name

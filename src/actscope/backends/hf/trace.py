@@ -5,6 +5,7 @@ The resolver compares these tensors with each other; names play no part in it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Call", "Trace", "evaluation_mode", "first_tensor", "trace_forward"]
+__all__ = [
+    "Call",
+    "Trace",
+    "evaluation_mode",
+    "first_tensor",
+    "float_inputs",
+    "trace_forward",
+    "with_first_tensor",
+    "with_float_input",
+]
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,11 @@ class Trace:
         calls = self.calls.get(path, [])
         return calls[0] if len(calls) == 1 else None
 
+    def turn(self, path: str, turn: int, of: int = 1) -> Call | None:
+        """The module's call number ``turn`` if it was called exactly ``of`` times."""
+        calls = self.calls.get(path, [])
+        return calls[turn] if len(calls) == of else None
+
 
 def first_tensor(output: object) -> torch.Tensor | None:
     """The tensor a module returned, alone or first in a tuple, list or model output."""
@@ -62,6 +77,36 @@ def first_tensor(output: object) -> torch.Tensor | None:
             if isinstance(item, torch.Tensor):
                 return item if item.is_floating_point() else None
     return None
+
+
+def with_first_tensor(output: Any, tensor: torch.Tensor) -> Any:
+    """The same output with another tensor where ``first_tensor`` found one."""
+    if isinstance(output, torch.Tensor):
+        return tensor
+    if isinstance(output, Mapping):
+        changed: Any = copy.copy(output)
+        changed[next(k for k, v in output.items() if isinstance(v, torch.Tensor))] = tensor
+        return changed
+    items: list[Any] = list(output)
+    items[next(i for i, x in enumerate(items) if isinstance(x, torch.Tensor))] = tensor
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+
+
+def float_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The floating-point tensors among a call's arguments, positional ones first."""
+    return [x for x in (*args, *kwargs.values()) if _is_float_tensor(x)]
+
+
+def with_float_input(
+    args: tuple[Any, ...], kwargs: dict[str, Any], index: int, tensor: torch.Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments with another tensor at ``float_inputs(args, kwargs)[index]``."""
+    places: list[int | str] = [i for i, x in enumerate(args) if _is_float_tensor(x)]
+    places += [name for name, x in kwargs.items() if _is_float_tensor(x)]
+    place = places[index]
+    if isinstance(place, str):
+        return args, {**kwargs, place: tensor}
+    return (*args[:place], tensor, *args[place + 1 :]), kwargs
 
 
 @contextmanager
@@ -102,8 +147,7 @@ def _recorder(
     inside: list[tuple[torch.Tensor, ...]] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        values = (*args, *kwargs.values())
-        inside.append(tuple(x.detach().clone() for x in values if _is_float_tensor(x)))
+        inside.append(tuple(x.detach().clone() for x in float_inputs(args, kwargs)))
 
     def leave(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

@@ -1,17 +1,19 @@
-"""From the final norm to logits, checked against the model's own logits."""
+"""From the last block to logits, checked against the model's own logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from actscope.backends.hf.blocks import same
-from actscope.backends.hf.trace import Trace
-from actscope.families import Family
+from actscope.backends.hf.blocks import Blocks, same
+from actscope.backends.hf.constants import exact_constants, ratio
+from actscope.backends.hf.norms import FinalNorm
+from actscope.backends.hf.probe import Probe
+from actscope.backends.hf.trace import Call
 
 __all__ = ["Unembedding", "find_unembedding", "output_logits"]
 
@@ -20,19 +22,40 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Unembedding:
-    """The head and what is done to its output.
+    """The way from a residual row to logits.
 
     Attributes:
+        norm: Path of the final norm, empty where there is none.
+        scale: Multiplies what the head reads.
         head: Path of the unembedding module.
-        transform: The family's scale or soft-cap, or the identity.
+        transform: What is done to the head's output: a scale, a soft-cap, unused columns cut off.
         how: What was checked.
         reason: Why it is unavailable; empty where it is verified.
     """
 
+    norm: str = ""
+    scale: float = 1.0
     head: str = ""
     transform: Transform | None = None
     how: str = ""
     reason: str = ""
+
+    def logits(self, model: nn.Module, resid: torch.Tensor) -> torch.Tensor:
+        """``[..., d_vocab]`` of ``[..., d_model]``; only for a verified unembedding."""
+        assert self.transform is not None
+        hidden = model.get_submodule(self.norm)(resid) if self.norm else resid
+        return self.transform(self.read(model.get_submodule(self.head), hidden))
+
+    def read(self, head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head makes of the final norm's output, before ``transform``."""
+        return head(_scaled(hidden, self.scale))
+
+
+def _scaled(hidden: torch.Tensor, scale: float) -> torch.Tensor:
+    """Times a constant; one below 1 divides by its inverse, as models do and round."""
+    if scale == 1.0:
+        return hidden
+    return hidden * scale if scale > 1 else hidden / (1 / scale)
 
 
 def output_logits(result: Any) -> torch.Tensor | None:
@@ -41,59 +64,67 @@ def output_logits(result: Any) -> torch.Tensor | None:
     return logits if isinstance(logits, torch.Tensor) and logits.ndim == 3 else None
 
 
-def find_unembedding(
-    model: nn.Module, trace: Trace, norm: str | None, family: Family, config: object
-) -> Unembedding:
-    """Check that ``transform(head(ln_final)) == logits`` and return what closes it."""
-    logits = output_logits(trace.result)
+def find_unembedding(probe: Probe, blocks: Blocks, norm: FinalNorm | None) -> Unembedding:
+    """Check that ``transform(head(ln_final * scale)) == logits`` and return what closes it.
+
+    Without a final norm the head reads the last block's output.
+    """
+    logits = output_logits(probe.plain.result)
     if logits is None:
         return Unembedding(reason="the model returns no logits (it was loaded without a head)")
-    if norm is None:
-        return Unembedding(reason="the model has no final norm after the last block")
-    normed = trace.single(norm)
-    heads = _heads(trace, logits, normed.output if normed else None)
-    if not heads:
-        return Unembedding(reason="no module turns the final norm's output into logits")
-    for head, raw in heads:
-        for how, transform in _transforms(family, config):
-            if same(transform(raw), logits):
-                return Unembedding(head, transform, f"{how} == logits, bitwise")
-    return Unembedding(reason="the unembedding's output is not the model's logits")
+    read = norm.output if norm else blocks.left[blocks.last]
+    name = "ln_final" if norm else "resid_post"
+    heads = list(_heads(probe, blocks, logits, read))
+    for path, call, scale in heads:
+        assert call.output is not None
+        reads = name if scale == 1.0 else f"{name} * {scale:.6g}"
+        for how, transform in _transforms(call.output, logits, probe.numbers):
+            if same(transform(call.output), logits):
+                said = how.format(f"unembed({reads})")
+                return Unembedding(
+                    norm.path if norm else "", scale, path, transform, f"{said} == logits, bitwise"
+                )
+    if heads:
+        return Unembedding(reason="the unembedding's output is not the model's logits")
+    what = "the final norm's output" if norm else "the last block's output (there is no final norm)"
+    return Unembedding(reason=f"no single module turns {what} into logits")
 
 
 def _heads(
-    trace: Trace, logits: torch.Tensor, normed: torch.Tensor | None
-) -> list[tuple[str, torch.Tensor]]:
-    """(path, output) of the modules from the final norm to the shape of logits.
-
-    There may be several: an adapter's layer holds the plain head, and both are called.
-    """
-    found: list[tuple[str, torch.Tensor]] = []
-    for path, calls in trace.calls.items():
+    probe: Probe, blocks: Blocks, logits: torch.Tensor, read: torch.Tensor
+) -> Iterator[tuple[str, Call, float]]:
+    """Modules that read the tensor, perhaps times a constant, and return rows of logits' width."""
+    for path, calls in probe.plain.calls.items():
         call = calls[0]
-        if len(calls) != 1 or call.output is None or normed is None or not call.inputs:
+        if len(calls) != 1 or call.output is None or not call.inputs or blocks.contains(path):
             continue
-        if call.output.shape == logits.shape and same(call.inputs[0], normed):
-            found.append((path, call.output))
-    return found
+        wide = call.output.ndim == 3 and call.output.shape[-1] >= logits.shape[-1]
+        if not wide or call.output.shape[:2] != logits.shape[:2] or not path:
+            continue
+        received = call.inputs[0]
+        rows = read[:, blocks.layout.before :][:, : received.shape[1]]
+        if same(received, rows):
+            yield path, call, 1.0
+        elif received.shape == rows.shape:
+            for _, scale in exact_constants(ratio(received, rows), probe.numbers, 1e-2):
+                if same(received, _scaled(rows, scale)):
+                    yield path, call, scale
+                    break
 
 
-def _transforms(family: Family, config: object) -> list[tuple[str, Transform]]:
-    """The identity first, then what the family file names, in the order models apply it."""
-    steps: list[tuple[str, Transform]] = [("unembed(ln_final)", lambda x: x)]
-    scale = _constant(config, family.logit_scale)
-    if scale is not None:
-        steps.append((f"unembed(ln_final) * {scale:g}", lambda x: x * scale))
-    divisor = _constant(config, family.logit_divisor)
-    if divisor is not None:
-        steps.append((f"unembed(ln_final) / {divisor:g}", lambda x: x / divisor))
-    cap = _constant(config, family.logit_softcap)
-    if cap is not None:
-        name = f"{cap:g} * tanh(unembed(ln_final) / {cap:g})"
-        steps.append((name, lambda x: torch.tanh(x / cap) * cap))
-    return steps
-
-
-def _constant(config: object, name: str | None) -> float | None:
-    value = getattr(config, name, None) if name else None
-    return float(value) if isinstance(value, (int, float)) else None
+def _transforms(
+    raw: torch.Tensor, logits: torch.Tensor, numbers: tuple[float, ...]
+) -> Iterator[tuple[str, Transform]]:
+    """The identity first, then scales and soft-caps that the configuration's numbers make."""
+    width = logits.shape[-1]
+    yield "{}", lambda x: x[..., :width]
+    whole = raw[..., :width]
+    for name, scale in exact_constants(ratio(logits, whole), numbers, 1e-2):
+        yield f"{{}} * {name}", lambda x, s=scale: x[..., :width] * s
+        yield f"{{}} / {1 / scale:g}", lambda x, s=1 / scale: x[..., :width] / s
+    largest = float(logits.abs().max())
+    for cap in numbers:
+        if cap >= largest:
+            name = f"{cap:g} * tanh({{}} / {cap:g})"
+            yield name, lambda x, c=cap: torch.tanh(x[..., :width] / c) * c
+            yield name, lambda x, c=cap: c * torch.tanh(x[..., :width] / c)

@@ -8,8 +8,7 @@ added to the block's output, because the sum that continues the stream was taken
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,12 @@ import torch
 from torch import nn
 
 from actscope.backends.hf.resolve import ModelMap, Tap
-from actscope.backends.hf.trace import first_tensor
+from actscope.backends.hf.trace import (
+    first_tensor,
+    float_inputs,
+    with_first_tensor,
+    with_float_input,
+)
 from actscope.core.errors import SiteUnavailableError
 from actscope.core.sites import Site
 
@@ -59,8 +63,16 @@ def write_point(found: ModelMap, site: Site, tap: Tap) -> WritePoint:
             got="chosen heads or neurons in the site's name",
             next_step=f"take the site {site.whole}; interventions choose with heads= or neurons=",
         )
-    if site.kind == "resid_pre" and layer is not None and layer > 0:
-        return WritePoint(found.blocks.paths[layer - 1], "output")
+    if reason := _unwritable(found, tap):
+        raise SiteUnavailableError(
+            f"site {site} can be read but not changed",
+            got=reason,
+            next_step="run the change as a hook of your own on model.hf",
+        )
+    blocks = found.blocks
+    made_by = [i for i in blocks.ran if layer is not None and i < layer]
+    if site.kind == "resid_pre" and made_by:
+        return WritePoint(blocks.exits[made_by[-1]], "output", scale=blocks.links[made_by[-1]])
     if tap.side == "result":
         raise SiteUnavailableError(
             f"site {site} can be read but not changed",
@@ -73,8 +85,19 @@ def write_point(found: ModelMap, site: Site, tap: Tap) -> WritePoint:
             got="it is read where attention runs, and a changed value would not be used there",
             next_step="change what enters attention (resid_pre) or what its heads return (z)",
         )
-    carry = found.blocks.paths[layer] if site.kind == "resid_mid" and layer is not None else ""
+    carry = ""
+    if site.kind == "resid_mid" and tap.side == "input" and layer is not None:
+        carry = blocks.exits[layer]  # the sum that a module reads here goes past it too
     return WritePoint(tap.path, tap.side, tap.index, tap.scale, carry)
+
+
+def _unwritable(found: ModelMap, tap: Tap) -> str:
+    """Why a tensor that can be read cannot be exchanged; empty where it can."""
+    if tap.side == "sum":
+        return "it is the sum of what several modules return"
+    if found.calls_of(tap.path) > 1:
+        return f"the module {tap.path} runs {found.calls_of(tap.path)} times in one pass"
+    return f"the model keeps it in another shape ({tap.layout})" if str(tap.layout) else ""
 
 
 def working(tensor: torch.Tensor) -> torch.Tensor:
@@ -139,25 +162,20 @@ class _Steps:
             moved = working(tensor) + difference.reshape(tensor.shape)
             moved = moved.to(tensor.dtype)
         moved = self._changed(moved)
-        return None if moved is tensor else _with_first_tensor(output, moved)
+        return None if moved is tensor else with_first_tensor(output, moved)
 
     def on_input(self, index: int) -> Callable[..., Any]:
         """A pre-hook that changes one floating-point input."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            places = [(None, i) for i, x in enumerate(args) if _is_float(x)]
-            places += [(name, 0) for name, x in kwargs.items() if _is_float(x)]
-            name, place = places[index]
-            tensor: torch.Tensor = args[place] if name is None else kwargs[name]
+            tensor = float_inputs(args, kwargs)[index]
             self._carried.pop(self._carry, None)  # of a pass that was stopped early
             moved = self._changed(tensor)
             if moved is tensor:
                 return None
             if self._carry:
                 self._carried[self._carry] = working(moved) - working(tensor)
-            if name is not None:
-                return args, {**kwargs, name: moved}
-            return (*args[:place], moved, *args[place + 1 :]), kwargs
+            return with_float_input(args, kwargs, index, moved)
 
         return hook
 
@@ -181,20 +199,3 @@ def _unscaled(
     still = working(tensor) + (working(moved) - working(value)) / scale
     unmoved = (moved == value).all(-1, keepdim=True)
     return torch.where(unmoved, still, working(moved) / scale).to(tensor.dtype)
-
-
-def _with_first_tensor(output: Any, tensor: torch.Tensor) -> Any:
-    """The same output with another tensor where ``first_tensor`` found one."""
-    if isinstance(output, torch.Tensor):
-        return tensor
-    if isinstance(output, Mapping):
-        changed = copy.copy(output)
-        changed[next(k for k, v in output.items() if isinstance(v, torch.Tensor))] = tensor  # pyright: ignore[reportIndexIssue]
-        return changed
-    items = list(output)
-    items[next(i for i, x in enumerate(items) if isinstance(x, torch.Tensor))] = tensor
-    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
-
-
-def _is_float(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()

@@ -1,0 +1,60 @@
+"""Does padding leave a model's rows alone? Asked once per side, by value.
+
+Recurrent mixers carry padding on the left into their state, some models count positions from the
+first column whatever the mask says, and a few ignore the mask. Where rows move, texts of different
+lengths must not share a forward pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from actscope.backends.hf.blocks import Blocks
+from actscope.backends.hf.forward import forward
+from actscope.backends.hf.probe import probe_ids
+from actscope.backends.hf.trace import trace_forward
+from actscope.core.activations import Batch, TokenRow
+
+__all__ = ["pads_alike"]
+
+SHORT = 4
+"""Tokens of the text that is padded to the probe's length."""
+
+
+def pads_alike(model: nn.Module, blocks: Blocks, pad_id: int, side: str) -> bool:
+    """Whether the last block returns the same rows for a text alone and padded on that side.
+
+    Args:
+        model: The model.
+        blocks: Its blocks.
+        pad_id: What fills the shorter row.
+        side: ``left`` or ``right``.
+    """
+    ids = probe_ids(model)[0].tolist()
+    rows = [TokenRow.from_ids("long", ids), TokenRow.from_ids("short", ids[:SHORT])]
+    together = _stream(model, blocks, Batch(tuple(rows), side), pad_id)
+    for place, row in enumerate(rows):
+        alone = _stream(model, blocks, Batch((row,)), pad_id)[0].float()
+        start = len(ids) - len(row) if side == "left" else 0
+        beside = together[place, start : start + len(row)].float()
+        half = together.dtype in (torch.bfloat16, torch.float16)
+        allowed = (0.05 if half else 1e-3) * alone.abs().amax(-1, keepdim=True)
+        if not bool(((alone - beside).abs() <= allowed).all()):
+            return False
+    return True
+
+
+def _stream(model: nn.Module, blocks: Blocks, batch: Batch, pad_id: int) -> torch.Tensor:
+    """The stream leaving the last block, ``[n, pos, d]``."""
+    ids, mask = batch.padded(pad_id)
+    device = probe_ids(model).device
+    input_ids = torch.from_numpy(ids).to(device)
+    attention = torch.from_numpy(mask.astype(np.int64)).to(device)
+    left = batch.padding_side == "left" and not bool(mask.all())
+    trace = trace_forward(model, lambda: forward(model, input_ids, attention, left_padded=left))
+    last = blocks.last
+    call = trace.turn(blocks.exits[last], blocks.turns[last], blocks.times(last))
+    assert call is not None and call.output is not None  # as in the probe
+    return blocks.layout.rows(call.output)

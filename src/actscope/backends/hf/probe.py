@@ -1,0 +1,102 @@
+"""The probe: seven tokens, and the same with one token altered, with all that modules returned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from actscope.backends.hf.attention_probe import AttentionProbe, probing_attention
+from actscope.backends.hf.constants import numbers_of
+from actscope.backends.hf.forward import forward, token_embedding
+from actscope.backends.hf.placement import input_device
+from actscope.backends.hf.trace import Trace, trace_forward
+from actscope.core.errors import ModelLoadError
+from actscope.families import facts_for
+
+__all__ = ["ALTERED", "PROBE_TOKENS", "Probe", "probe_ids", "take_probe"]
+
+PROBE_TOKENS = 7
+ALTERED = 3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a model did on the probe.
+
+    Attributes:
+        model: The model.
+        ids: ``[1, PROBE_TOKENS]``.
+        plain: The forward pass.
+        altered: The same with another token at ``ALTERED``.
+        attention: What was seen of attention in either pass.
+        numbers: Every positive number of the configuration, and the family's.
+    """
+
+    model: nn.Module
+    ids: torch.Tensor
+    plain: Trace
+    altered: Trace
+    attention: tuple[AttentionProbe, AttentionProbe]
+    numbers: tuple[float, ...]
+
+    def run(self) -> Trace:
+        """One more forward pass over the plain ids, with the hooks that are in place now."""
+        return _traced(self.model, self.ids)
+
+
+def take_probe(model: nn.Module) -> Probe:
+    """Run the two passes.
+
+    Raises:
+        ModelLoadError: the probe does not run.
+    """
+    config = getattr(model, "config", None)
+    _refuse_encoder_decoder(model, config)
+    ids = probe_ids(model)
+    changed = ids.clone()
+    changed[0, ALTERED] = ids[0, ALTERED - 1]
+    family = facts_for(str(getattr(config, "model_type", "")))
+    numbers = (*numbers_of(config), *family.constants)
+    with probing_attention(model) as seen:
+        plain = _traced(model, ids)
+    with probing_attention(model) as seen_altered:
+        altered = _traced(model, changed)
+    return Probe(model, ids, plain, altered, (seen, seen_altered), numbers)
+
+
+def probe_ids(model: nn.Module) -> torch.Tensor:
+    """Seven token ids of the vocabulary, ``[1, 7]``, always the same for one model."""
+    embedding = token_embedding(model)
+    vocab = int(embedding.weight.shape[0])
+    generator = torch.Generator().manual_seed(0)
+    # Low ids are often padding, BOS and other marks that embeddings treat apart.
+    low = min(8, max(vocab - PROBE_TOKENS - 1, 0))
+    ids = low + torch.randperm(max(vocab - low, 1), generator=generator)[:PROBE_TOKENS]
+    return ids.unsqueeze(0).to(input_device(model))
+
+
+def _traced(model: nn.Module, ids: torch.Tensor) -> Trace:
+    try:
+        return trace_forward(model, lambda: forward(model, ids, torch.ones_like(ids)))
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+        raise ModelLoadError(
+            f"a probe of {ids.shape[-1]} tokens does not run through {type(model).__name__}",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            expected="a model that takes input_ids and an attention mask",
+        ) from error
+
+
+def _refuse_encoder_decoder(model: nn.Module, config: object) -> None:
+    """Two stacks read two texts; a site would not say which of them it means."""
+    whole = callable(getattr(model, "get_encoder", None)) and hasattr(model, "forward")
+    if getattr(config, "is_encoder_decoder", False) and whole:
+        encoder = model.get_encoder()  # pyright: ignore[reportCallIssue]
+        if encoder is not None and encoder is not model:
+            raise ModelLoadError(
+                f"{type(model).__name__} is an encoder-decoder model",
+                expected="a decoder or an encoder",
+                next_step="wrap its encoder alone: actscope.wrap_model(model.get_encoder(), "
+                "tokenizer)",
+            )

@@ -1,0 +1,176 @@
+"""The oracle of the coverage benchmark: it passes what is right and catches what is planted."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import coverage
+import coverage_models
+import coverage_oracle
+import coverage_page
+import pytest
+
+from actscope import Site, wrap_model
+from actscope.backends.hf.resolve import Tap
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "coverage.json"
+TYPES: dict[str, Any] = json.loads(RESULTS.read_text())["types"]
+
+AWKWARD = [
+    "bert",  # norms after adding
+    "falcon",  # parallel blocks
+    "falcon_h1",  # two mixers add together
+    "gemma2",  # norms on what is added
+    "granitemoehybrid",  # recurrent and attention blocks, two kinds of MLP, multipliers
+    "mamba",  # one contribution a block
+    "mllama",  # a block that text does not run through
+    "modernbert-decoder",  # a head with a dense layer
+    "nemotron_h",  # attention, mixers and MLPs take turns
+    "opt",  # two-dimensional MLP inputs
+    "qwen3_next",  # linear attention, experts
+    "rwkv",  # a stream that is halved on the way
+    "xlnet",  # tokens first
+]
+
+
+def statuses(name: str, model: Any) -> dict[str, str]:
+    verdicts = coverage_oracle.judge(name, model)
+    return {kind: verdict.status for kind, verdict in verdicts.items()}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_types_are_as_the_table_says(name: str) -> None:
+    model = wrap_model(coverage_models.tiny_model(name))
+    found = statuses(name, model)
+    table = {kind: verdict["status"] for kind, verdict in TYPES[name]["sites"].items()}
+    assert "WRONG" not in found.values()
+    assert {k: found[k] for k in coverage_oracle.KINDS} == {
+        k: table[k] for k in coverage_oracle.KINDS
+    }
+
+
+def test_the_table_covers_the_types_and_nothing_in_it_is_wrong() -> None:
+    assert set(TYPES) == set(coverage_models.all_types())
+    built = {name: r for name, r in TYPES.items() if r["built"]}
+    assert len([name for name in built if "/" not in name]) >= 185
+    assert not [name for name, r in built.items() if "crash" in r]
+    for counts in coverage_page.totals(TYPES).values():
+        assert counts.get("WRONG", 0) == 0
+        assert counts.get("verified", 0) > 100 or counts.get("unjudged", 0)
+
+
+def test_the_page_is_written_from_the_table() -> None:
+    environment = json.loads(RESULTS.read_text())["environment"]
+    page = Path(__file__).parent.parent / "docs" / "coverage.md"
+    assert page.read_text() == coverage_page.page(TYPES, environment)
+
+
+# Planted mistakes ---------------------------------------------------------------------------------
+
+
+def planted(name: str, kind: str, layer: int, tap: Tap) -> str:
+    """The oracle's verdict on a site that reads something else."""
+    model = wrap_model(coverage_models.tiny_model(name))
+    model._map.taps[Site(kind, layer)] = tap
+    return statuses(name, model)[kind]
+
+
+def tap_of(name: str, kind: str, layer: int) -> Tap:
+    model = wrap_model(coverage_models.tiny_model(name))
+    return model._map.taps[Site(kind, layer)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("resid_post", Tap("model.layers.0", "output")),  # a layer too early
+        ("resid_post", Tap("model.layers.1.mlp", "output")),
+        ("resid_pre", Tap("model.layers.1.input_layernorm", "output")),
+        ("resid_mid", Tap("model.layers.1.post_attention_layernorm", "output")),
+        ("resid_mid", Tap("model.layers.1", "input")),
+        ("attn_out", Tap("model.layers.1.mlp", "output")),
+        ("attn_out", Tap("model.layers.2.self_attn", "output")),
+        ("attn_out", Tap("model.layers.1.input_layernorm", "output")),
+        ("mlp_out", Tap("model.layers.1.self_attn", "output")),
+        ("mlp_out", Tap("model.layers.1.mlp", "output", scale=0.5)),
+        ("mlp_out", Tap("model.layers.1.post_attention_layernorm", "output")),
+    ],
+)
+def test_a_planted_mistake_is_caught(kind: str, other: Tap) -> None:
+    assert planted("llama", kind, 1, tap_of("llama", kind, 1)) == "verified"
+    assert planted("llama", kind, 1, other) == "WRONG"
+
+
+def test_swapped_contributions_are_caught() -> None:
+    model = wrap_model(coverage_models.tiny_model("falcon"))
+    taps = model._map.taps
+    for layer in range(model.n_layers):
+        a, b = Site("attn_out", layer), Site("mlp_out", layer)
+        taps[a], taps[b] = taps[b], taps[a]
+    found = statuses("falcon", model)
+    assert found["attn_out"] == found["mlp_out"] == "WRONG"
+
+
+def test_a_forgotten_multiplier_and_a_forgotten_part_are_caught() -> None:
+    tap = tap_of("granite", "attn_out", 0)
+    assert tap.scale != 1.0
+    assert planted("granite", "attn_out", 0, replace(tap, scale=1.0)) == "WRONG"
+    whole = tap_of("granitemoehybrid", "mlp_out", 0)
+    assert len(whole.parts) == 2
+    one = replace(whole.parts[0], scale=whole.scale)
+    assert planted("granitemoehybrid", "mlp_out", 0, one) == "WRONG"
+
+
+def test_ends_that_read_something_else_are_caught() -> None:
+    model = wrap_model(coverage_models.tiny_model("llama"))
+    model._map.taps[Site("ln_final")] = Tap("model.layers.2", "output")
+    model._map.taps[Site("embed")] = Tap("model.layers.0", "output")
+    found = statuses("llama", model)
+    assert found["ln_final"] == found["embed"] == "WRONG" and found["logits"] == "verified"
+
+
+def test_a_hidden_contribution_does_not_pass_for_an_absent_one() -> None:
+    """What actscope refuses counts as absent only if the model has no such thing."""
+    model = wrap_model(coverage_models.tiny_model("llama"))
+    for layer in range(model.n_layers):
+        for kind in ("attn_out", "mlp_out", "resid_mid"):
+            model._map.unavailable(Site(kind, layer), "hidden by the test")
+    found = coverage_oracle.judge("llama", model)
+    for kind in ("attn_out", "mlp_out", "resid_mid"):
+        assert found[kind].status == "unavailable" and "hidden" in found[kind].reason
+
+
+def test_rows_that_move_with_padding_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = wrap_model(coverage_models.tiny_model("mamba"))
+    monkeypatch.setattr(type(model), "pads_alike", lambda self, side: True)
+    verdict = coverage_oracle.judge("mamba", model)["resid_post"]
+    assert verdict.status == "WRONG" and "padding on the left" in verdict.reason
+
+
+def test_a_type_that_hangs_or_dies_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import time
+
+    monkeypatch.setattr(coverage_models, "tiny_model", lambda *_: time.sleep(60))
+    assert coverage.in_a_process("llama", "float32", 0.5)["crash"] == ["over 0.5 s"]
+    monkeypatch.setattr(coverage_models, "tiny_model", lambda *_: os._exit(3))
+    assert coverage.in_a_process("llama", "float32", 20)["crash"] == ["the process died"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_type_again(dtype: str) -> None:
+    """The whole table, in a random order; bfloat16 need not have as much, but nothing is wrong."""
+    names = coverage_models.all_types()
+    random.Random(0).shuffle(names)
+    for name in names:
+        found = coverage.in_a_process(name, dtype, 240)
+        assert found["built"] == TYPES[name]["built"] and "crash" not in found, (name, found)
+        for kind, verdict in found.get("sites", {}).items():
+            assert verdict["status"] != "WRONG", (name, kind, verdict)
+            if dtype == "float32":
+                assert verdict["status"] == TYPES[name]["sites"][kind]["status"], (name, kind)
