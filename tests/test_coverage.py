@@ -145,9 +145,9 @@ def test_a_hidden_contribution_does_not_pass_for_an_absent_one() -> None:
 
 
 def test_rows_that_move_with_padding_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = wrap_model(coverage_models.tiny_model("mamba"))
+    model = wrap_model(coverage_models.tiny_model("rwkv"))
     monkeypatch.setattr(type(model), "pads_alike", lambda self, side: True)
-    verdict = coverage_oracle.judge("mamba", model)["resid_post"]
+    verdict = coverage_oracle.judge("rwkv", model)["resid_post"]
     assert verdict.status == "WRONG" and "padding on the left" in verdict.reason
 
 

@@ -126,7 +126,7 @@ class _OtherNorm(nn.Module):
 def test_another_norm_is_refused() -> None:
     hf = tiny_model("llama")
     hf.model.norm = _OtherNorm()
-    with pytest.raises(SiteUnavailableError, match="neither a LayerNorm nor an RMSNorm"):
+    with pytest.raises(SiteUnavailableError, match="no verified final norm"):
         wrap_model(hf, None).logit_attribution(IDS, 10, 11)
 
 
@@ -140,7 +140,7 @@ def test_bad_input() -> None:
         model.logit_attribution(IDS, VOCAB)
     with pytest.raises(BadInputError, match="one prompt at a time"):
         model.logit_attribution([IDS, IDS], 10)
-    with pytest.raises(SiteUnavailableError, match="no verified unembedding"):
+    with pytest.raises(SiteUnavailableError, match="no verified final norm and unembedding"):
         wrap_model(tiny_model("bert"), None).logit_attribution(IDS, 10)
     assert state_of(model.hf) == before
 

@@ -202,7 +202,7 @@ def test_sites_that_do_not_exist_or_change_nothing() -> None:
     with pytest.raises(SiteUnavailableError, match="parallel"):
         parallel.intervene(Ablate(layer=0, site="resid_mid"))
     bert = wrap_model(tiny_model("bert"), None)
-    with pytest.raises(SiteUnavailableError, match="normalise after adding"):
+    with pytest.raises(SiteUnavailableError, match="normalises after adding"):
         bert.intervene(Ablate(layer=0, site="attn_out"))
     with pytest.raises(SiteUnavailableError, match="nothing in the model reads it"):
         bert.intervene(Ablate(site="pooler"))

@@ -261,8 +261,8 @@ def _scores_follow(route: Route, probes: tuple[AttentionProbe, AttentionProbe]) 
         if len(events) <= route.events[-1]:
             return "the two probes went different ways through the module"
         product, softmax = events[route.events[0]], events[route.events[1]]
-        plain = product.inputs[0].double() @ product.inputs[1].double()
-        moved.append((softmax.inputs[0].double(), plain.reshape(softmax.inputs[0].shape)))
+        plain = _exact(product.inputs[0]) @ _exact(product.inputs[1])
+        moved.append((_exact(softmax.inputs[0]), plain.reshape(softmax.inputs[0].shape)))
     (scores, plain), (scores2, plain2) = moved
     hidden = min(float(scores.min()), float(scores2.min()))
     least = hidden / 2 if hidden < -1e4 else hidden - 1  # below it a mask has hidden the key
@@ -276,6 +276,11 @@ def _scores_follow(route: Route, probes: tuple[AttentionProbe, AttentionProbe]) 
     if slope <= 0 or off > (0.02 if half else 1e-4) * float(scores[visible].abs().max()):
         return "the softmax's input depends on tokens beyond q k^T"
     return ""
+
+
+def _exact(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64, on the CPU: some accelerators have none."""
+    return tensor.to("cpu", torch.float64)
 
 
 def _check_output(

@@ -36,7 +36,8 @@ def _numbers(value: object) -> Iterator[float]:
 
 def ratio(whole: torch.Tensor, part: torch.Tensor) -> float:
     """The factor that brings ``part`` closest to ``whole`` (least squares)."""
-    a, b = whole.double().reshape(-1), part.double().reshape(-1)
+    # On the CPU: some accelerators have no float64.
+    a, b = (x.to("cpu", torch.float64).reshape(-1) for x in (whole, part))
     size = float((b * b).sum())
     return float((a * b).sum()) / size if size > 0 else 0.0
 

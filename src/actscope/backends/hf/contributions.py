@@ -16,7 +16,7 @@ import torch
 from actscope.backends.hf.blocks import Blocks, same
 from actscope.backends.hf.probe import Probe
 from actscope.backends.hf.reruns import adds_to_its_input, fed_alone, mixes_tokens
-from actscope.backends.hf.sums import ULPS, Part, Sum, one_part, two_parts
+from actscope.backends.hf.sums import ULPS, Part, Sum, is_multiple, one_part, two_parts
 from actscope.backends.hf.trace import Call, Trace
 
 __all__ = ["Contributions", "solve_blocks"]
@@ -117,7 +117,9 @@ def _inside(trace: Trace, alone: Trace, blocks: Blocks, layer: int) -> _Inside |
     parts: list[Part] = []
     for path in sorted(calls, key=lambda p: (p.count("."), calls[p].order)):
         shaped = _shaped(calls[path].output, pre, blocks)
-        if shaped is not None and not any(same(shaped, p.tensor) for p in parts):
+        if shaped is None or any(is_multiple(shaped, end) for end in (pre, blocks.left[layer])):
+            continue  # the stream itself: resid_post is resid_pre less resid_pre plus resid_post
+        if not any(same(shaped, p.tensor) for p in parts):
             parts.append(Part(path, calls[path].order, shaped))
     reads: list[_Read] = []
     for path in sorted(calls, key=lambda p: calls[p].order):

@@ -68,12 +68,12 @@ def _is_norm(module: nn.Module, like: torch.Tensor) -> bool:
         return False  # it takes more than a stream of any length
     if any(out is None or out.shape != rows.shape for out in outputs):
         return False
-    out, larger = (x.double()[0] for x in outputs if x is not None)
+    out, larger = (x[0].to("cpu", torch.float64) for x in outputs if x is not None)
     half = like.dtype in (torch.bfloat16, torch.float16)
     allowed = (0.03 if half else 1e-3) * float(out.abs().max().clamp_min(1e-12))
     if float((out - larger).abs().max()) > allowed:
         return False
-    x = rows.double()[0]
+    x = rows[0].to("cpu", torch.float64)
     centred = x - x.mean(-1, keepdim=True)
     by_size = x / x.pow(2).mean(-1, keepdim=True).sqrt()
     kinds = (by_size, centred / centred.pow(2).mean(-1, keepdim=True).sqrt())

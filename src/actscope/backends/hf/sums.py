@@ -16,7 +16,7 @@ import torch
 from actscope.backends.hf.blocks import same
 from actscope.backends.hf.constants import exact_constants, ratio
 
-__all__ = ["ULPS", "Part", "Sum", "one_part", "two_parts"]
+__all__ = ["ULPS", "Part", "Sum", "is_multiple", "one_part", "two_parts"]
 
 ULPS = 4  # of the row's largest |resid|, where the sum is not bitwise
 SHOWS = 20  # times the tolerance: a smaller part could be left out unnoticed and proves nothing
@@ -67,6 +67,25 @@ class Sum:
         if self.scale == 1.0:
             return whole
         return f"({whole}) * {self.scale:.6g}" if len(terms) > 1 else f"{whole} * {self.scale:.6g}"
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """In float32, or float64 where it is that."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def is_multiple(tensor: torch.Tensor, of: torch.Tensor) -> bool:
+    """Whether a tensor is a constant times another, up to rounding.
+
+    In half precision only equal ones count: a large contribution to a small stream is nearly what
+    leaves the block.
+    """
+    if _half(tensor.dtype):
+        return same(tensor, of)
+    a, b = _wide(tensor), _wide(of.to(tensor.dtype))
+    off = (a - b * ratio(a, b)).abs().amax()
+    size = a.abs().amax()
+    return bool((size > 0) & (off <= ULPS * torch.finfo(tensor.dtype).eps * size))
 
 
 def _times(tensor: torch.Tensor, scale: float) -> torch.Tensor:
@@ -132,9 +151,9 @@ def _scales(
     start: torch.Tensor, end: torch.Tensor, part: Part, numbers: tuple[float, ...]
 ) -> Iterator[float]:
     """Constants that may turn a part into ``end - start``."""
-    gap = end.float() - start.float()
+    gap = _wide(end) - _wide(start)
     estimate = ratio(gap, part.tensor)
-    if estimate == 0 or not _near(part.tensor.float() * estimate, gap, start, end):
+    if estimate == 0 or not _near(_wide(part.tensor) * estimate, gap, start, end):
         return
     near = exact_constants(estimate, numbers, _tolerance(start.dtype))
     yield from (value for _, value in near)
@@ -146,13 +165,15 @@ def _scale_pairs(
     start: torch.Tensor, end: torch.Tensor, pair: tuple[Part, Part], numbers: tuple[float, ...]
 ) -> Iterator[tuple[float, float]]:
     """Constants that may turn two parts into ``end - start``, by least squares."""
-    gap = end.float() - start.float()
-    columns = torch.stack([p.tensor.double().reshape(-1) for p in pair], dim=1)
+    gap = _wide(end) - _wide(start)
+    columns = torch.stack([p.tensor.to("cpu", torch.float64).reshape(-1) for p in pair], dim=1)
     gram = columns.T @ columns
     if float(torch.linalg.det(gram)) <= 1e-9 * float(gram.diagonal().prod()):
         return  # one is a multiple of the other
-    solution = torch.linalg.solve(gram, columns.T @ gap.double().reshape(-1))
-    if not _near((columns @ solution).reshape(gap.shape).float(), gap, start, end):
+    solution = torch.linalg.solve(gram, columns.T @ gap.to("cpu", torch.float64).reshape(-1))
+    if not _near(
+        (columns @ solution).reshape(gap.shape).to(gap.device, gap.dtype), gap, start, end
+    ):
         return
     s, t = (float(x) for x in solution)
     tolerance = _tolerance(start.dtype)
@@ -192,12 +213,12 @@ def _shown(
             totals.append(start + _times(parts[0].tensor + parts[1].tensor, scales[0]))
         return any(same(total, end) for total in totals)
     allowed = _allowed(start, end)
-    if any(float(x.float().abs().amax()) < SHOWS * float(allowed.max()) for x in (start, *terms)):
+    if any(float(_wide(x).abs().amax()) < SHOWS * float(allowed.max()) for x in (start, *terms)):
         return False
-    total = sum((x.float() for x in terms), start.float())
-    return bool(((total - end.float()).abs() <= allowed).all())
+    total = sum((_wide(x) for x in terms), _wide(start))
+    return bool(((total - _wide(end)).abs() <= allowed).all())
 
 
 def _allowed(start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-    size = torch.maximum(start.float().abs(), end.float().abs()).amax(-1, keepdim=True)
+    size = torch.maximum(_wide(start).abs(), _wide(end).abs()).amax(-1, keepdim=True)
     return ULPS * torch.finfo(start.dtype).eps * size
