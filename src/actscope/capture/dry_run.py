@@ -81,7 +81,7 @@ def seconds_per_token(
     every = replace(extractor.selection, span=Span())  # what a span keeps costs next to nothing
     rows = [with_answer(item.row, options, every.span) for item in items]
     places = length_sorted_batches(
-        [len(row) for row in rows], batch_tokens=plan.batch_tokens, batch_size=plan.batch_size
+        [row.longest for row in rows], batch_tokens=plan.batch_tokens, batch_size=plan.batch_size
     )[0]
     batch = Batch(tuple(rows[i] for i in places))
     with extractor.model.open(every) as session:

@@ -74,7 +74,7 @@ def answer_all(
         advanced: Told examples and tokens after each batch that was captured live.
     """
     batches = length_sorted_batches(
-        [len(item.row) + params.max_new_tokens for item in items],
+        [item.row.longest + params.max_new_tokens for item in items],
         batch_tokens=plan.batch_tokens,
         batch_size=plan.batch_size,
     )

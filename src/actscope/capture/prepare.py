@@ -95,12 +95,12 @@ def prepare(model: BackendModel, options: CaptureOptions, example: Example, inde
     if not len(row):
         raise ExampleError("no_tokens", f"example {example.id!r} has no tokens")
     limit = prompt_limit(model, options)
-    if limit is None or len(row) <= limit:
+    if limit is None or row.longest <= limit:
         return Prepared(index, example, row)
-    if options.on_too_long in ("error", "skip"):
+    if options.on_too_long in ("error", "skip") or row.encoder_ids is not None:
         raise ExampleError(
             "too_long",
-            f"example {example.id!r} has {len(row)} tokens; the limit is "
+            f"example {example.id!r} has {row.longest} tokens; the limit is "
             + _limit_in_words(model, options, limit),
             next_step="--on-too-long skip goes on without it; truncate-left and truncate-right "
             "shorten it",

@@ -153,7 +153,7 @@ class UnitWorker:
             not fit memory even alone.
         """
         batches = length_sorted_batches(
-            [len(item.row) for item in items],
+            [item.row.longest for item in items],
             batch_tokens=self._plan.batch_tokens,
             batch_size=self._plan.batch_size,
         )

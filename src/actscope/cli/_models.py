@@ -13,7 +13,13 @@ __all__ = ["describe", "load"]
 
 
 def load(
-    name: str, *, device: str, dtype: str, revision: str | None, adapter: str | None = None
+    name: str,
+    *,
+    device: str,
+    dtype: str,
+    revision: str | None,
+    adapter: str | None = None,
+    stack: str | None = None,
 ) -> HFModel:
     """Load a model; its libraries keep their progress bars and remarks to themselves."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -23,7 +29,7 @@ def load(
 
     for library in ("torchao", "torch.utils._pytree"):  # peft imports torchao where it is there
         logging.getLogger(library).setLevel(logging.ERROR)
-    return load_model(name, device, dtype=dtype, revision=revision, adapter=adapter)
+    return load_model(name, device, dtype=dtype, revision=revision, adapter=adapter, stack=stack)
 
 
 def describe(model: HFModel) -> str:

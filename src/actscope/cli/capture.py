@@ -31,6 +31,7 @@ class CaptureArguments:
     dtype: str
     revision: str | None
     adapter: str | None
+    stack: str | None
     source: str | None
     prompt: tuple[str, ...]
     text_field: str | None
@@ -71,6 +72,11 @@ _MODEL_OPTIONS = (
     ),
     click.option("--revision", help="Branch, tag or commit on the hub."),
     click.option("--adapter", help="LoRA adapter: folder, local checkpoint, or hub id."),
+    click.option(
+        "--stack",
+        type=click.Choice(["encoder", "decoder"]),
+        help="Of an encoder-decoder: which stack. The decoder reads the example's `target`.",
+    ),
 )
 _SOURCE_OPTIONS = (
     click.option("--source", help="jsonl, csv, parquet, text, folder of texts, or prompt set."),
@@ -277,7 +283,14 @@ def _model(arguments: CaptureArguments) -> HFModel:
     from actscope.cli._models import describe, load
 
     a = arguments
-    model = load(a.model, device=a.device, dtype=a.dtype, revision=a.revision, adapter=a.adapter)
+    model = load(
+        a.model,
+        device=a.device,
+        dtype=a.dtype,
+        revision=a.revision,
+        adapter=a.adapter,
+        stack=a.stack,
+    )
     click.echo(describe(model), err=True)
     return model
 

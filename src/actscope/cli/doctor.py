@@ -29,9 +29,19 @@ __all__ = ["COMMAND"]
 @click.option("--dtype", default="auto", show_default=True, help="Compute dtype.")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--adapter", help="LoRA adapter to switch on: folder, local checkpoint, or hub id.")
-def doctor(model: str, device: str, dtype: str, revision: str | None, adapter: str | None) -> None:
+@click.option("--stack", type=click.Choice(["encoder", "decoder"]), help="Of an encoder-decoder.")
+def doctor(
+    model: str,
+    device: str,
+    dtype: str,
+    revision: str | None,
+    adapter: str | None,
+    stack: str | None,
+) -> None:
     """Verify every site of a model on a small probe and print the result."""
-    loaded = load(model, device=device, dtype=dtype, revision=revision, adapter=adapter)
+    loaded = load(
+        model, device=device, dtype=dtype, revision=revision, adapter=adapter, stack=stack
+    )
     out = console()
     out.print(figures("Model", _facts(loaded, describe(loaded))))
     out.print()

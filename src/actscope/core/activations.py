@@ -48,6 +48,8 @@ class TokenRow:
         special: ``[L]`` bool, true where the tokenizer calls the token special.
         spelling: What the tokens spell, worked out when asked for; None where only ids are known.
         noise: What its sampling is seeded by, besides the seed; its id where this is empty.
+        encoder_ids: ``[L']`` int64, what the encoder of an encoder-decoder reads, where the tokens
+            are the decoder's; None for every other model.
     """
 
     id: str
@@ -56,9 +58,15 @@ class TokenRow:
     special: npt.NDArray[np.bool_]
     spelling: Speller | None = None
     noise: str = ""
+    encoder_ids: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that is read for it: what a batch is planned by."""
+        return max(len(self), 0 if self.encoder_ids is None else len(self.encoder_ids))
 
     def samples(self, n: int) -> list[TokenRow]:
         """The prompt for n answers: itself, or ``ID#0`` ... with noise of their own.
@@ -122,14 +130,33 @@ class Batch:
 
     def padded(self, pad_id: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Token ids ``[n, L]`` and mask ``[n, L]`` (true on real tokens)."""
-        width = max(len(row) for row in self.rows)
-        ids = np.full((len(self.rows), width), pad_id, dtype=np.int64)
-        mask = np.zeros(ids.shape, dtype=np.bool_)
-        for index, row in enumerate(self.rows):
-            where = slice(0, len(row)) if self.padding_side == "right" else slice(-len(row), None)
-            ids[index, where] = row.token_ids
-            mask[index, where] = True
-        return ids, mask
+        return _padded([row.token_ids for row in self.rows], pad_id, self.padding_side)
+
+    def encoder_padded(
+        self, pad_id: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
+        """The same of what the encoder reads, padded on the right; None where there is none.
+
+        Raises:
+            BadInputError: some rows have a text for the encoder and some have none.
+        """
+        texts = [row.encoder_ids for row in self.rows if row.encoder_ids is not None]
+        if texts and len(texts) < len(self.rows):
+            without = next(row.id for row in self.rows if row.encoder_ids is None)
+            raise BadInputError(f"example {without!r} has no text for the encoder; others have")
+        return _padded(texts, pad_id, "right") if texts else None
+
+
+def _padded(
+    rows: Sequence[npt.NDArray[np.int64]], pad_id: int, side: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    ids = np.full((len(rows), max(len(row) for row in rows)), pad_id, dtype=np.int64)
+    mask = np.zeros(ids.shape, dtype=np.bool_)
+    for index, row in enumerate(rows):
+        where = slice(0, len(row)) if side == "right" else slice(-len(row), None)
+        ids[index, where] = row
+        mask[index, where] = True
+    return ids, mask
 
 
 @dataclass(frozen=True)

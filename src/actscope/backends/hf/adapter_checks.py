@@ -9,7 +9,8 @@ from torch import nn
 
 from actscope.backends.hf.adapter_files import AdapterFiles
 from actscope.backends.hf.forward import forward
-from actscope.backends.hf.resolve import ModelMap, probe_ids
+from actscope.backends.hf.probe import probe_encoder, probe_ids
+from actscope.backends.hf.resolve import ModelMap
 from actscope.backends.hf.trace import evaluation_mode, first_tensor
 from actscope.core.errors import ModelLoadError
 from actscope.core.sites import Site
@@ -21,7 +22,7 @@ def probe_output(hf: nn.Module) -> torch.Tensor:
     """What the model returns for the probe: logits, or the last hidden states of an encoder."""
     ids = probe_ids(hf)
     with torch.no_grad(), evaluation_mode(hf):
-        output = first_tensor(forward(hf, ids, torch.ones_like(ids)))
+        output = first_tensor(forward(hf, ids, torch.ones_like(ids), encoder=probe_encoder(hf)))
     assert output is not None  # the resolver has seen it
     return output.detach().clone()
 

@@ -203,7 +203,7 @@ def _answer(
     how = model.answer_capture(params, selection) if selection else None
     live = how is not None and how.mode == "live"
     plan = length_sorted_batches(
-        [len(row) + params.max_new_tokens for row in rows], batch_tokens=batch_tokens
+        [row.longest + params.max_new_tokens for row in rows], batch_tokens=batch_tokens
     )
     made: dict[int, Generated] = {}
     parts: list[ActivationBatch] = []

@@ -110,6 +110,9 @@ def _locate(probe: AttentionProbe, block: str, length: int) -> LayerAttention:
             "attention function nor scaled_dot_product_attention, and has no softmax between two "
             "matrix products"
         )
+    # A decoder with an encoder also attends to the encoder's tokens, which are of another number.
+    own = [(route, call) for route, call in found if call.key.shape[-2] == length]
+    found = own if len(own) == 1 else found
     if len(found) > 1:
         return _refused(f"the block runs {len(found)} attention operations")
     route, call = found[0]

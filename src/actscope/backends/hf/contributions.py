@@ -7,15 +7,21 @@ closes, nothing is guessed: the sites are unavailable, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import torch
 
 from actscope.backends.hf.blocks import Blocks, same
 from actscope.backends.hf.probe import Probe
-from actscope.backends.hf.reruns import adds_to_its_input, fed_alone, mixes_tokens
+from actscope.backends.hf.reruns import (
+    adds_to_its_input,
+    fed_alone,
+    fed_another_text,
+    mixes_tokens,
+)
+from actscope.backends.hf.stacks import reads_two_texts
 from actscope.backends.hf.sums import ULPS, Part, Sum, is_multiple, one_part, two_parts
 from actscope.backends.hf.trace import Call, Trace
 
@@ -34,6 +40,7 @@ class Contributions:
         mlp: Path of the one module that returns what the MLP adds, or empty.
         mid: Path of a module that receives or returns the residual after attention, or None.
         mid_side: ``input``: the module's first input is it; ``output``: it returns it.
+        mid_sum: What it is the sum of.
         added: ``attn_out`` and ``mlp_out``, those that are there: what is added, with constants.
         how: What was checked, in words.
         reason: Why nothing closes; empty where something does.
@@ -44,6 +51,7 @@ class Contributions:
     mlp: str = ""
     mid: str | None = None
     mid_side: str = "input"
+    mid_sum: str = "resid_pre + attn_out"
     added: Mapping[str, Sum] = field(default_factory=dict[str, Sum])
     how: str = ""
     reason: str = ""
@@ -70,6 +78,7 @@ class _Inside:
         parts: Stream-shaped outputs inside it, in order; of equal tensors the outermost module.
         reads: The modules inside it that received another stream-shaped tensor.
         after: What the modules returned when the block was fed with one token's row exchanged.
+        crossing: The modules whose output depends on the encoder's text; None without an encoder.
     """
 
     pre: torch.Tensor
@@ -77,12 +86,16 @@ class _Inside:
     parts: tuple[Part, ...]
     reads: tuple[_Read, ...]
     after: dict[str, torch.Tensor]
+    crossing: frozenset[str] | None = None
 
 
 def solve_blocks(probe: Probe, blocks: Blocks) -> list[Contributions]:
     """Solve every block."""
     alone = fed_alone(probe, blocks)
-    insides = [_inside(probe.plain, alone, blocks, layer) for layer in range(len(blocks.paths))]
+    other = fed_another_text(probe, blocks) if reads_two_texts(probe.model) else None
+    insides = [
+        _inside((probe.plain, alone, other), blocks, layer) for layer in range(len(blocks.paths))
+    ]
     solved = [
         Contributions(reason=_cannot(blocks, layer))
         if inside is None
@@ -104,7 +117,10 @@ def _cannot(blocks: Blocks, layer: int) -> str:
     return "the block is no module of its own: its parts stand in lists side by side" + _PATHS
 
 
-def _inside(trace: Trace, alone: Trace, blocks: Blocks, layer: int) -> _Inside | None:
+def _inside(
+    traces: tuple[Trace, Trace, Trace | None], blocks: Blocks, layer: int
+) -> _Inside | None:
+    trace, alone, other = traces
     if layer in blocks.skipped or not blocks.is_module(layer):
         return None
     block, turn, times = blocks.paths[layer], blocks.turns[layer], blocks.times(layer)
@@ -134,7 +150,20 @@ def _inside(trace: Trace, alone: Trace, blocks: Blocks, layer: int) -> _Inside |
         if call is not None and call.output is not None:
             after[part.path] = call.output
     ordered = tuple(sorted(parts, key=lambda p: p.order))
-    return _Inside(pre, blocks.left[layer], ordered, tuple(reads), after)
+    crossing = None if other is None else _crossing(calls, other, turn, times)
+    return _Inside(pre, blocks.left[layer], ordered, tuple(reads), after, crossing)
+
+
+def _crossing(calls: dict[str, Call], other: Trace, turn: int, times: int) -> frozenset[str]:
+    """The modules of a block that return something else when the encoder reads another text."""
+    found: set[str] = set()
+    for path, call in calls.items():
+        again = other.turn(path, turn, times)
+        if again is None or again.output is None or call.output is None:
+            continue
+        if not same(call.output, again.output):
+            found.add(path)
+    return frozenset(found)
 
 
 def _shaped(
@@ -152,6 +181,8 @@ def _shaped(
 
 
 def _solve(inside: _Inside, blocks: Blocks, numbers: tuple[float, ...]) -> Contributions:
+    if inside.crossing is not None:
+        return _with_cross_attention(inside, blocks, numbers) or Contributions()
     return (
         _sequential(inside, blocks, numbers)
         or _at_once(inside, blocks, numbers)
@@ -178,6 +209,47 @@ def _sequential(
                 words = f"(resid_pre + attn_out) + mlp_out == resid_post, {_exact(first, second)}"
                 return _solved({"attn_out": first, "mlp_out": second}, words, mid=reader)
     return None
+
+
+def _with_cross_attention(
+    inside: _Inside, blocks: Blocks, numbers: tuple[float, ...]
+) -> Contributions | None:
+    """Attention, then attention to the encoder's text, then an MLP that reads the sum."""
+    assert inside.crossing is not None
+    for first, reads in _steps(inside, inside.pre, inside.reads, numbers):
+        mixing = all(_mixes(inside, p, blocks) for p in first.parts)
+        if not mixing or any(p.path in inside.crossing for p in first.parts):
+            continue
+        for second, later in _steps(inside, reads[0].received, reads[1:], numbers):
+            if any(p.path not in inside.crossing for p in second.parts):
+                continue
+            mid = later[0]
+            after = [p for p in inside.parts if p.order >= mid.order]
+            third = one_part(mid.received, inside.post, after, numbers)
+            if third is not None:
+                words = (
+                    f"resid_pre + attn_out + {second} (attention to the encoder's text) + mlp_out "
+                    f"== resid_post, {_exact(first, second, third)}"
+                )
+                found = _solved({"attn_out": first, "mlp_out": third}, words, mid=mid.path)
+                return replace(found, mid_sum=f"resid_pre + attn_out + {second}")
+    return None
+
+
+def _steps(
+    inside: _Inside,
+    stream: torch.Tensor,
+    reads: Sequence[_Read],
+    numbers: tuple[float, ...],
+) -> Iterator[tuple[Sum, Sequence[_Read]]]:
+    """Sums of the stream and one part that a module receives, and the reads from there on."""
+    for place, read in enumerate(reads):
+        if same(read.received, stream):
+            continue
+        before = [p for p in inside.parts if p.order < read.order]
+        found = one_part(stream, read.received, before, numbers)
+        if found is not None:
+            yield found, reads[place:]
 
 
 def _at_once(inside: _Inside, blocks: Blocks, numbers: tuple[float, ...]) -> Contributions | None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from actscope.core.errors import ModelLoadError
+from actscope.backends.hf.stacks import EncoderText, reads_two_texts
+from actscope.core.errors import BadInputError, ModelLoadError
 
 __all__ = ["forward", "token_embedding"]
 
@@ -20,6 +21,7 @@ def forward(
     attention_mask: torch.Tensor,
     *,
     left_padded: bool = False,
+    encoder: EncoderText | None = None,
 ) -> Any:
     """One forward pass without a cache.
 
@@ -31,19 +33,48 @@ def forward(
         input_ids: ``[n, pos]``.
         attention_mask: ``[n, pos]``, 1 on tokens.
         left_padded: Whether padding is on the left.
+        encoder: What the encoder reads, where the ids are the decoder's.
+
+    Raises:
+        BadInputError: an encoder-decoder whose encoder has nothing to read.
     """
     accepted = _parameters(type(model))
     arguments: dict[str, Any] = {}
-    if "attention_mask" in accepted:
-        arguments["attention_mask"] = attention_mask
     if "use_cache" in accepted:
         arguments["use_cache"] = False
+    if reads_two_texts(model):
+        return _decoder_forward(model, input_ids, attention_mask, encoder, arguments)
+    if "attention_mask" in accepted:
+        arguments["attention_mask"] = attention_mask
     if left_padded and "position_ids" in accepted:
         positions = attention_mask.long().cumsum(-1) - 1
         arguments["position_ids"] = positions.clamp_min(0)
     if "input_ids" in accepted:
         return model(input_ids=input_ids, **arguments)
     return model(input_ids, **arguments)
+
+
+def _decoder_forward(
+    model: nn.Module,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    encoder: EncoderText | None,
+    arguments: dict[str, Any],
+) -> Any:
+    if encoder is None:
+        raise BadInputError(
+            "the encoder has nothing to read: these are token ids of the decoder alone",
+            next_step="pass texts or examples: the encoder reads their text, the decoder reads "
+            "metadata['target']",
+        )
+    read, read_mask = encoder
+    return model(
+        input_ids=read,
+        attention_mask=read_mask,
+        decoder_input_ids=ids,
+        decoder_attention_mask=mask,
+        **arguments,
+    )
 
 
 @lru_cache(maxsize=64)

@@ -22,6 +22,7 @@ from actscope.backends.hf.answer_text import AnswerText, Said, opens_reasoning, 
 from actscope.backends.hf.placement import input_device
 from actscope.backends.hf.resolve import probe_ids
 from actscope.backends.hf.sampling import samplers
+from actscope.backends.hf.stacks import answer_start, encoder_text, prompt_rows, start_token
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.backends.hf.unfolding import are_special, offsets_of_ids
 from actscope.core.activations import Batch, TokenRow
@@ -69,6 +70,7 @@ def generate_rows(
         response token; what a longer batch mate made after it is not there.
     """
     stops = _stop_ids(model.hf, model.tokenizer) if stops is None else stops
+    rows = [answer_start(row) for row in rows]
     answers = [_Answer(row, model.tokenizer, params, stops, listeners) for row in rows]
     batch = Batch(tuple(rows), padding_side="left")
     with model.interventions.announced(batch, lambda: [a.read(live=live) for a in answers]):
@@ -189,7 +191,7 @@ def generates_alike_in_batches(hf: Any, pad_id: int) -> bool:
     Models that carry a recurrent state may let padding leak into it, or mix the states of a batch.
     """
     ids = probe_ids(hf)[0].tolist()
-    rows = [TokenRow.from_ids("long", ids), TokenRow.from_ids("short", ids[:3])]
+    rows = prompt_rows(hf, {"long": ids, "short": ids[:3]})
     together = _generate(hf, rows, pad_id, steps=3)
     for place, row in enumerate(rows):
         alone = _generate(hf, [row], pad_id, steps=3)
@@ -215,7 +217,16 @@ def _generate(
 ) -> Any:
     ids, mask = Batch(tuple(rows), padding_side="left").padded(pad_id)
     device = input_device(hf)
+    given: dict[str, Any] = {
+        "input_ids": torch.from_numpy(ids).to(device),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
+    }
+    encoder = encoder_text(Batch(tuple(rows)), pad_id, device)
+    if encoder is not None:  # the rows are the decoder's, one start token each
+        given |= {"decoder_input_ids": given["input_ids"]}
+        given |= {"input_ids": encoder[0], "attention_mask": encoder[1]}
     config = GenerationConfig(
+        decoder_start_token_id=start_token(hf) if encoder is not None else None,
         do_sample=False,
         num_beams=1,
         max_new_tokens=steps,
@@ -226,8 +237,7 @@ def _generate(
     every = prompt_logits and "logits_to_keep" in inspect.signature(hf.forward).parameters
     with torch.no_grad(), evaluation_mode(hf), _generation_config(hf, config):
         return hf.generate(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
+            **given,
             generation_config=config,
             logits_processor=processors or LogitsProcessorList(),
             stopping_criteria=StoppingCriteriaList([] if ends is None else [ends]),

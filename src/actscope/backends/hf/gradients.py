@@ -18,6 +18,7 @@ from torch import nn
 
 from actscope.backends.hf.forward import forward
 from actscope.backends.hf.kept_rows import assemble, described, to_array
+from actscope.backends.hf.stacks import encoder_text
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.backends.hf.unembedding import output_logits
 from actscope.backends.hf.writing import Change, install, working
@@ -122,6 +123,7 @@ def _logits(model: HFModel, batch: Batch) -> torch.Tensor:
             torch.from_numpy(ids).to(model.device),
             torch.from_numpy(mask.astype(np.int64)).to(model.device),
             left_padded=batch.padding_side == "left" and not bool(mask.all()),
+            encoder=encoder_text(batch, model.pad_id, model.device),
         )
     logits = output_logits(result)
     if logits is None:

@@ -16,6 +16,7 @@ from torch import nn
 from actscope.backends.hf.effects import Effect, Tally
 from actscope.backends.hf.passes import Bools, Ints, Pass, PassReader, direct_pass
 from actscope.backends.hf.resolve import ModelMap, Tap
+from actscope.backends.hf.stacks import reads_two_texts
 from actscope.backends.hf.unfolding import are_special
 from actscope.backends.hf.write_checks import check_write
 from actscope.backends.hf.writing import Change, WritePoint, install, working, write_point
@@ -290,8 +291,11 @@ class Interventions:
         if self._suspended:
             return
         self._refuse_other_thread("run the model")
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        mask = kwargs.get("attention_mask")
+        if reads_two_texts(self._model.hf):
+            ids, mask = kwargs.get("decoder_input_ids"), kwargs.get("decoder_attention_mask")
+        else:
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            mask = kwargs.get("attention_mask")
         if self._reader is None:
             cache = kwargs.get("past_key_values")
             length = getattr(cache, "get_seq_length", None)

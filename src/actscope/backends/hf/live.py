@@ -23,6 +23,7 @@ from actscope.backends.hf.attention_route import watching
 from actscope.backends.hf.attention_rows import chosen_columns, head_rows
 from actscope.backends.hf.generation import check_generates, generate_rows
 from actscope.backends.hf.resolve import Tap, probe_ids
+from actscope.backends.hf.stacks import prompt_rows
 from actscope.backends.hf.trace import first_tensor, float_inputs
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
 from actscope.core.arrays import to_float32
@@ -292,7 +293,7 @@ def _length_dependent(model: HFModel) -> str:
 def _compared(model: HFModel, sites: tuple[Site, ...], taps: Mapping[Site, Tap]) -> str:
     """Decode a ragged batch and compare every row with one plain pass over the same tokens."""
     rows = _probe_rows(model)
-    if len(rows[0]) <= _SHORT:
+    if rows[0].longest <= _SHORT:
         return f"its context of {model.context_length} tokens is too short for the check"
     selection = Selection(sites, as_strategy(None))
     params = GenerationParams(_NEW, 0.0)
@@ -322,7 +323,7 @@ def _probe_rows(model: HFModel) -> list[TokenRow]:
     if model.context_length is not None:
         length = min(length, model.context_length - _NEW)
     ids = np.resize(probe_ids(model.hf)[0].cpu().numpy(), max(length, 1))
-    return [TokenRow.from_ids("long", ids), TokenRow.from_ids("short", ids[:_SHORT])]
+    return prompt_rows(model.hf, {"long": ids, "short": ids[:_SHORT]})
 
 
 def _worst(alone: ActivationBatch, live: ActivationBatch, place: int) -> tuple[float, Site]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from actscope.backends.hf.model import HFModel
 from actscope.backends.hf.quantization import quantization_options
+from actscope.backends.hf.stacks import chosen_stack
 from actscope.core.errors import BadInputError, ModelLoadError, UnknownNameError
 
 __all__ = ["HFBackend", "load_model", "wrap_model"]
@@ -28,7 +29,7 @@ _DTYPES = {
 }
 
 
-def load_model(
+def load_model(  # noqa: PLR0913  (what a user may say of a model, each by name)
     model_name: str,
     device: str = "auto",
     *,
@@ -37,6 +38,7 @@ def load_model(
     adapter: str | None = None,
     adapters: Mapping[str, str] | None = None,
     quantization: str | None = None,
+    stack: str | None = None,
 ) -> HFModel:
     """Load a model and verify its sites.
 
@@ -50,6 +52,7 @@ def load_model(
             id, ``demo-lora``, or a key of ``adapters``. Never merged.
         adapters: Further LoRA adapters by the names to call them, left off.
         quantization: ``int8``, ``bnb-8bit`` or ``bnb-4bit``; None loads what the checkpoint holds.
+        stack: ``encoder`` or ``decoder`` of an encoder-decoder; None for every other model.
 
     Raises:
         ModelLoadError: the model, its files or an adapter cannot be loaded, with what to do.
@@ -67,7 +70,7 @@ def load_model(
     tokenizer = _load_tokenizer(source, revision)
     logger.info("%s computes in %s: %s", name, compute, reason)
     commit = getattr(config, "_commit_hash", None)
-    model = HFModel(hf, tokenizer, name=name, revision=commit, dtype_reason=reason)
+    model = _wrapped(hf, tokenizer, stack, name=name, revision=commit, dtype_reason=reason)
     _load_adapters(model, adapter, adapters or {})
     return model
 
@@ -80,7 +83,17 @@ def _load_adapters(model: HFModel, adapter: str | None, adapters: Mapping[str, s
         model.switch_adapter(name)
 
 
-def wrap_model(hf_model: Any, tokenizer: Any = None, *, name: str | None = None) -> HFModel:
+def _wrapped(hf: nn.Module, tokenizer: Any, stack: str | None, **known: Any) -> HFModel:
+    """The model, or one stack of it under a name of its own."""
+    chosen = chosen_stack(hf, stack)
+    if stack is not None:
+        known["name"] += f" ({stack})"
+    return HFModel(chosen, tokenizer, **known)
+
+
+def wrap_model(
+    hf_model: Any, tokenizer: Any = None, *, name: str | None = None, stack: str | None = None
+) -> HFModel:
     """Use a model that is already in memory; it is not changed.
 
     Args:
@@ -88,6 +101,7 @@ def wrap_model(hf_model: Any, tokenizer: Any = None, *, name: str | None = None)
             residual stream through a ``ModuleList``.
         tokenizer: Its tokenizer, or None for token id input only.
         name: What to call it in records; its configuration's name or its class by default.
+        stack: ``encoder`` or ``decoder`` of an encoder-decoder; None for every other model.
 
     Raises:
         ModelLoadError: it is no such module, or its tensors lie on different devices.
@@ -100,7 +114,8 @@ def wrap_model(hf_model: Any, tokenizer: Any = None, *, name: str | None = None)
         )
     config = getattr(hf_model, "config", None)
     given = name or getattr(config, "_name_or_path", "") or type(hf_model).__name__
-    return HFModel(hf_model, tokenizer, name=given, dtype_reason="the wrapped model's own")
+    reason = "the wrapped model's own"
+    return _wrapped(hf_model, tokenizer, stack, name=given, dtype_reason=reason)
 
 
 class HFBackend:
@@ -164,15 +179,11 @@ def _load_config(source: str, revision: str | None) -> Any:
 
 
 def _load_weights(source: str, config: Any, dtype: torch.dtype, further: Mapping[str, Any]) -> Any:
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    loader: Any = AutoModelForCausalLM if _is_causal_lm(config) else AutoModel
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelLoadError(
-            f"{source!r} is an encoder-decoder model ({config.model_type})",
-            expected="a decoder or an encoder",
-            next_step="wrap its encoder alone: actscope.wrap_model(model.get_encoder(), tokenizer)",
-        )
-    loader = AutoModelForCausalLM if _is_causal_lm(config) else AutoModel
+        loader = AutoModelForSeq2SeqLM
     options = {"config": config, "dtype": dtype, **further}
     hf, absent = _from_pretrained(loader, source, options)
     if absent and all(name.startswith("pooler.") for name in absent):

@@ -26,8 +26,10 @@ from actscope.backends.hf.identity import (
 )
 from actscope.backends.hf.padding import pads_alike
 from actscope.backends.hf.placement import check_model, input_device
+from actscope.backends.hf.read_modules import read_modules
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
 from actscope.backends.hf.session import HFSession
+from actscope.backends.hf.stacks import decoder_row, reads_two_texts, target_of
 from actscope.backends.hf.tokens import check_text_span, encode_example
 from actscope.backends.hf.trace import evaluation_mode
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
@@ -251,11 +253,21 @@ class HFModel(Experiments, Adaptable, Answering):
     def encode(self, example: Example, *, chat: bool = False) -> TokenRow:
         """Tokens of one example, with exactly one BOS where the tokenizer writes one.
 
+        On the decoder of an encoder-decoder the encoder reads the example, and the tokens are the
+        decoder's: its start token, then those of ``metadata["target"]`` where that is given.
+
         Raises:
             ExampleError: it cannot be tokenised, or has no tokens.
             BadInputError: text without a tokenizer or chat without a template.
         """
-        return encode_example(self.tokenizer, example, chat=chat, vocab_size=self._vocab_size)
+        row = encode_example(self.tokenizer, example, chat=chat, vocab_size=self._vocab_size)
+        if not reads_two_texts(self.hf):
+            return row
+        target = target_of(example)
+        if target is None:
+            return decoder_row(self.hf, row)
+        read = encode_example(self.tokenizer, target, chat=False, vocab_size=self._vocab_size)
+        return decoder_row(self.hf, row, read)
 
     def pads_alike(self, side: str) -> bool:
         """Whether a text's rows are the same beside a longer one; seen once, on a probe.
@@ -334,7 +346,7 @@ class HFModel(Experiments, Adaptable, Answering):
         Raises:
             ExampleError: an example has no token in the span.
         """
-        plan = length_sorted_batches([len(row) for row in rows], batch_tokens=batch_tokens)
+        plan = length_sorted_batches([row.longest for row in rows], batch_tokens=batch_tokens)
         with self.open(selection) as session:
             parts = [
                 _refuse_failures(session.run(Batch(tuple(rows[i] for i in indices))))
@@ -342,16 +354,32 @@ class HFModel(Experiments, Adaptable, Answering):
             ]
         return ActivationBatch.join(parts, [i for indices in plan for i in indices])
 
+    def read_modules(self, paths: Sequence[str], **inputs: Any) -> dict[str, list[torch.Tensor]]:
+        """What any modules return in one pass over any inputs, such as an image tower's blocks.
+
+        Args:
+            paths: Module paths of ``model.hf``.
+            inputs: What ``model.hf`` is called with, such as ``input_ids`` and ``pixel_values``.
+
+        Returns:
+            For each path the first floating-point tensor of each of its calls, on the CPU.
+
+        Raises:
+            UnknownNameError: no such module.
+            BadInputError: a module did not run on these inputs.
+        """
+        return read_modules(self, paths, inputs)
+
     def checked(self, row: TokenRow) -> TokenRow:
         """The row, if the context holds it.
 
         Raises:
             ExampleError: it is too long.
         """
-        if self.context_length is not None and len(row) > self.context_length:
+        if self.context_length is not None and row.longest > self.context_length:
             raise ExampleError(
                 "too_long",
-                f"example {row.id!r} has {len(row)} tokens; the context holds "
+                f"example {row.id!r} has {row.longest} tokens; the context holds "
                 f"{self.context_length}",
                 next_step="shorten it; DatasetRunner and `actscope capture` can skip or truncate",
             )

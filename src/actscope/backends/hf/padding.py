@@ -13,7 +13,7 @@ from torch import nn
 
 from actscope.backends.hf.blocks import Blocks
 from actscope.backends.hf.forward import forward
-from actscope.backends.hf.probe import probe_ids
+from actscope.backends.hf.probe import probe_encoder, probe_ids
 from actscope.backends.hf.trace import trace_forward
 from actscope.core.activations import Batch, TokenRow
 
@@ -53,7 +53,11 @@ def _stream(model: nn.Module, blocks: Blocks, batch: Batch, pad_id: int) -> torc
     input_ids = torch.from_numpy(ids).to(device)
     attention = torch.from_numpy(mask.astype(np.int64)).to(device)
     left = batch.padding_side == "left" and not bool(mask.all())
-    trace = trace_forward(model, lambda: forward(model, input_ids, attention, left_padded=left))
+    encoder = probe_encoder(model, len(batch.rows))
+    trace = trace_forward(
+        model,
+        lambda: forward(model, input_ids, attention, left_padded=left, encoder=encoder),
+    )
     last = blocks.last
     call = trace.turn(blocks.exits[last], blocks.turns[last], blocks.times(last))
     assert call is not None and call.output is not None  # as in the probe

@@ -25,7 +25,14 @@ from actscope.backends.hf.trace import (
     with_float_input,
 )
 
-__all__ = ["adds_to_its_input", "determines_output", "fed_alone", "is_whole_stream", "mixes_tokens"]
+__all__ = [
+    "adds_to_its_input",
+    "determines_output",
+    "fed_alone",
+    "fed_another_text",
+    "is_whole_stream",
+    "mixes_tokens",
+]
 
 SEEN_INSTEAD = 1
 """Whose row the altered token gets in ``fed_alone``."""
@@ -97,6 +104,22 @@ def fed_alone(probe: Probe, blocks: Blocks) -> Trace:
                 _all_from(exchanged, blocks.layout),
             )
         return probe.run()
+
+
+def fed_another_text(probe: Probe, blocks: Blocks) -> Trace:
+    """Every block gets its own input of the plain probe while the encoder reads another text.
+
+    What changes in a block is then what it took from the encoder.
+    """
+    with _hooks(probe.model) as place:
+        for layer in blocks.ran:
+            place.input(
+                blocks.paths[layer],
+                blocks.turns[layer],
+                blocks.inputs[layer],
+                _all_from(blocks.entered[layer], blocks.layout),
+            )
+        return probe.run_on_another_text()
 
 
 def mixes_tokens(before: torch.Tensor, after: torch.Tensor, blocks: Blocks) -> bool:

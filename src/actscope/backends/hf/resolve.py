@@ -220,7 +220,7 @@ def _map_contributions(found: ModelMap, trace: Trace, solved: list[Contributions
         call = trace.calls[block.mid][blocks.turns[layer]]
         tensor = call.inputs[0] if block.mid_side == "input" else call.output
         assert tensor is not None
-        how = f"resid_pre + attn_out, the input of {block.mid}"
+        how = f"{block.mid_sum}, the input of {block.mid}"
         if block.mid_side == "output":
             how = f"{block.mid} returns the normalised sum; {block.how}"
         tap = Tap(block.mid, block.mid_side, turn=blocks.turns[layer], layout=blocks.layout)

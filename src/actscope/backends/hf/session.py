@@ -37,6 +37,7 @@ from actscope.backends.hf.kept_rows import (
 )
 from actscope.backends.hf.placement import is_offloaded
 from actscope.backends.hf.resolve import Tap
+from actscope.backends.hf.stacks import encoder_text
 from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
 from actscope.core.activations import (
     ActivationBatch,
@@ -223,6 +224,7 @@ class HFSession:
                     input_ids,
                     attention,
                     left_padded=batch.padding_side == "left" and not bool(mask.all()),
+                    encoder=encoder_text(batch, self._model.pad_id, device),
                 )
                 for site in self._results:
                     self._keep_result(site, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class Unembedding:
     Attributes:
         norm: Path of the final norm, empty where there is none.
         scale: Multiplies what the head reads.
+        divides: Whether the model divides by its inverse, which rounds otherwise.
         head: Path of the unembedding module.
         transform: What is done to the head's output: a scale, a soft-cap, unused columns cut off.
         how: What was checked.
@@ -35,6 +37,7 @@ class Unembedding:
 
     norm: str = ""
     scale: float = 1.0
+    divides: bool = False
     head: str = ""
     transform: Transform | None = None
     how: str = ""
@@ -48,14 +51,13 @@ class Unembedding:
 
     def read(self, head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """What the head makes of the final norm's output, before ``transform``."""
-        return head(_scaled(hidden, self.scale))
+        return head(_scaled(hidden, self.scale, divides=self.divides))
 
 
-def _scaled(hidden: torch.Tensor, scale: float) -> torch.Tensor:
-    """Times a constant; one below 1 divides by its inverse, as models do and round."""
+def _scaled(hidden: torch.Tensor, scale: float, *, divides: bool) -> torch.Tensor:
     if scale == 1.0:
         return hidden
-    return hidden * scale if scale > 1 else hidden / (1 / scale)
+    return hidden / (1 / scale) if divides else hidden * scale
 
 
 def output_logits(result: Any) -> torch.Tensor | None:
@@ -75,15 +77,14 @@ def find_unembedding(probe: Probe, blocks: Blocks, norm: FinalNorm | None) -> Un
     read = norm.output if norm else blocks.left[blocks.last]
     name = "ln_final" if norm else "resid_post"
     heads = list(_heads(probe, blocks, logits, read))
-    for path, call, scale in heads:
+    for path, call, scale, divides in heads:
         assert call.output is not None
         reads = name if scale == 1.0 else f"{name} * {scale:.6g}"
         for how, transform in _transforms(call.output, logits, probe.numbers):
             if same(transform(call.output), logits):
                 said = how.format(f"unembed({reads})")
-                return Unembedding(
-                    norm.path if norm else "", scale, path, transform, f"{said} == logits, bitwise"
-                )
+                said = f"{said} == logits, bitwise"
+                return Unembedding(norm.path if norm else "", scale, divides, path, transform, said)
     if heads:
         return Unembedding(reason="the unembedding's output is not the model's logits")
     what = "the final norm's output" if norm else "the last block's output (there is no final norm)"
@@ -92,8 +93,11 @@ def find_unembedding(probe: Probe, blocks: Blocks, norm: FinalNorm | None) -> Un
 
 def _heads(
     probe: Probe, blocks: Blocks, logits: torch.Tensor, read: torch.Tensor
-) -> Iterator[tuple[str, Call, float]]:
-    """Modules that read the tensor, perhaps times a constant, and return rows of logits' width."""
+) -> Iterator[tuple[str, Call, float, bool]]:
+    """Modules that read the tensor, perhaps times a constant, and return rows of logits' width.
+
+    Yields path, call, the constant, and whether it is divided by its inverse.
+    """
     for path, calls in probe.plain.calls.items():
         call = calls[0]
         if len(calls) != 1 or call.output is None or not call.inputs or blocks.contains(path):
@@ -104,11 +108,12 @@ def _heads(
         received = call.inputs[0]
         rows = read[:, blocks.layout.before :][:, : received.shape[1]]
         if same(received, rows):
-            yield path, call, 1.0
+            yield path, call, 1.0, False
         elif received.shape == rows.shape:
-            for _, scale in exact_constants(ratio(received, rows), probe.numbers, 1e-2):
-                if same(received, _scaled(rows, scale)):
-                    yield path, call, scale
+            near = exact_constants(ratio(received, rows), probe.numbers, 1e-2)
+            for (_, scale), divides in product(near, (False, True)):
+                if same(received, _scaled(rows, scale, divides=divides)):
+                    yield path, call, scale, divides
                     break
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from actscope.backends.hf.resolve import PROBE_TOKENS, probe_ids
+from actscope.backends.hf.probe import PROBE_TOKENS, probe_ids, reading_probe
 from actscope.backends.hf.writing import WritePoint, install, working
 from actscope.core.activations import ActivationBatch, Batch
 from actscope.core.errors import SiteUnavailableError
@@ -38,7 +38,7 @@ def check_write(model: HFModel, site: Site, point: WritePoint) -> None:
         SiteUnavailableError: the change did not arrive as it should, with what was seen.
     """
     ids = probe_ids(model.hf)[0].tolist()
-    batch = Batch.from_ids([ids, ids[::-1]])
+    batch = reading_probe(model.hf, Batch.from_ids([ids, ids[::-1]]))
     sites = _watched(model, site)
     plain = model.capture(batch, sites=sites)
     rows = _rows(plain, site)
@@ -54,7 +54,7 @@ def check_write(model: HFModel, site: Site, point: WritePoint) -> None:
         _arrives(rows, _rows(changed, site), vector, _eps(changed, site))
         or _has_effect(plain, changed, Site("resid_post", model.n_layers - 1))
         or _links(changed, site)
-        or _sums(changed, site, vector)
+        or _sums(plain, changed, site, vector)
     )
     if problem:
         raise SiteUnavailableError(
@@ -149,8 +149,8 @@ def _links(changed: ActivationBatch, site: Site) -> str:
     return ""
 
 
-def _sums(changed: ActivationBatch, site: Site, vector: Tensor) -> str:
-    """Each block's sum closes, with the vector where it was added after the parts."""
+def _sums(plain: ActivationBatch, changed: ActivationBatch, site: Site, vector: Tensor) -> str:
+    """Each sum that closes in a plain block does, with the vector where it came after the parts."""
     added_in = {
         "resid_mid": site.layer,
         "resid_post": site.layer,
@@ -161,14 +161,24 @@ def _sums(changed: ActivationBatch, site: Site, vector: Tensor) -> str:
         if not set(parts) <= set(changed.sites):
             continue
         pre, attn, mlp, post = (_rows(changed, part) for part in parts)
-        sums = [(pre + attn + mlp, layer == added_in)]
-        mid = Site("resid_mid", layer)
-        if mid in changed.sites:
+        mid, eps = Site("resid_mid", layer), _eps(changed, parts[-1])
+        sums: list[tuple[Tensor, bool]] = []
+        if _close(*_plain_sum(plain, parts[:3], parts[3]), post, eps):
+            sums.append((pre + attn + mlp, layer == added_in))
+        if mid in changed.sites and _close(
+            *_plain_sum(plain, [mid, parts[2]], parts[3]), post, eps
+        ):
             late = layer == added_in and site.kind != "resid_mid"
             sums.append((_rows(changed, mid) + mlp, late))
         for total, moved in sums:
             wanted = _expected(total, vector) if moved else total
             size = torch.stack([x.abs() for x in (pre, attn, mlp, post, wanted)]).amax(0)
-            if not _close(wanted, post, size, _eps(changed, parts[-1])):
+            if not _close(wanted, post, size, eps):
                 return f"the residual sum of block {layer} does not close any more"
     return ""
+
+
+def _plain_sum(plain: ActivationBatch, terms: list[Site], whole: Site) -> tuple[Tensor, Tensor]:
+    """A sum of sites and what it should be, in the pass without a change."""
+    rows = [_rows(plain, term) for term in terms]
+    return torch.stack(rows).sum(0), _rows(plain, whole)
