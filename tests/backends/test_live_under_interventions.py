@@ -11,11 +11,21 @@ import torch
 from lora_adapters import save_adapter
 from model_state import state_of
 
-from actscope import Ablate, Add, DatasetRunner, ShardStorage, load_model, open_run, wrap_model
+from actscope import (
+    Ablate,
+    Add,
+    DatasetRunner,
+    Example,
+    ShardStorage,
+    load_model,
+    open_run,
+    wrap_model,
+)
 from actscope.capture import ActivationExtractor, CaptureOptions
 from actscope.core.errors import BadInputError, RunMismatchError
 from actscope.core.protocols import GenerationParams
-from actscope.core.text import PROMPT, THINK
+from actscope.core.text import PROMPT, THINK, Message, Span
+from actscope.selectors import select
 from actscope.testing.tiny_models import tiny_model
 from actscope.testing.tiny_tokenizer import BYTE_VOCAB, tiny_tokenizer
 
@@ -112,10 +122,47 @@ def test_reasoning_is_part_of_what_is_generated() -> None:
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("span", ["user", "assistant", "think", "answer", "match:a"])
-def test_tokens_that_are_known_only_afterwards_are_refused(span: str) -> None:
-    with pytest.raises(BadInputError, match="cannot choose tokens by"):
-        Add(V, layer=1, strength=1.0, tokens=span)
+def test_reasoning_is_known_only_afterwards_and_refused() -> None:
+    with pytest.raises(BadInputError, match="cannot choose tokens by 'think'"):
+        Add(V, layer=1, strength=1.0, tokens="think")
+
+
+@pytest.mark.parametrize("how", ["live", "replay"])
+@pytest.mark.parametrize("span", ["user", "answer", "match:cat", "-special:match:cat"])
+def test_tokens_by_what_the_prompt_says_are_these_positions(span: str, how: str) -> None:
+    """In the prompt alone, though the answer may spell it too."""
+    model = load_model("demo", "cpu")
+    examples = [
+        Example("a", messages=(Message("user", "The cat sees the ferry."),)),
+        Example("b", messages=(Message("user", "A cat."),)),
+    ]
+    vector = np.ones(model.d_model)
+    rows = [model.encode(example) for example in examples]
+    wanted = [select(row, Span.parse(span)) for row in rows]
+    assert all(0 < len(w) < len(row) for w, row in zip(wanted, rows, strict=True))
+    for example, positions in zip(examples, wanted, strict=True):
+        options = {"temperature": 0, "sites": "resid_post", "capture": how}
+        with model.intervene(Add(vector, layer=1, strength=4.0, tokens=span)) as applied:
+            by_text = model.generate([example], 8, **options)
+        with model.intervene(Add(vector, layer=1, strength=4.0, tokens=positions.tolist())):
+            by_place = model.generate([example], 8, **options)
+        assert by_text.texts == by_place.texts
+        for layer in range(model.n_layers):
+            a, b = (x.activations["resid_post", layer][0] for x in (by_text, by_place))
+            assert torch.equal(a, b)
+        passes_over_the_prompt = {"live": 1, "replay": 2}[how]
+        rows_changed = passes_over_the_prompt * len(positions)
+        assert [effect.rows for effect in applied.effects] == [rows_changed]
+
+
+def test_a_span_that_the_prompt_does_not_hold_is_refused() -> None:
+    model = load_model("demo", "cpu")
+    change = Add(np.ones(model.d_model), layer=1, strength=1.0, tokens="match:zebra")
+    with (
+        pytest.raises(BadInputError, match="is left in the span match:zebra"),
+        model.intervene(change),
+    ):
+        model.capture(["The cat sees the ferry."])
 
 
 def test_the_check_of_live_capture_is_about_the_plain_model() -> None:

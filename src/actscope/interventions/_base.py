@@ -179,19 +179,14 @@ def tokens_in_words(tokens: Span | tuple[int, ...]) -> str:
     return str(tokens) if isinstance(tokens, Span) else ",".join(str(t) for t in tokens)
 
 
-_CHANGED_WHILE_GROWING = ("all", "prompt", "response", "last", "range")
-"""Spans that say of each token, when it goes in, whether it is meant: text is known only later."""
-
-
 def _tokens(value: Tokens) -> Span | tuple[int, ...]:
     if isinstance(value, (str, Span)):
         span = Span.parse(value)
-        if span.kind not in _CHANGED_WHILE_GROWING:
+        if span.kind == "think":
             raise BadInputError(
-                f"an intervention cannot choose tokens by {span.kind!r}",
-                got=str(span),
-                expected="all, prompt, response, last:K, START:END of the prompt, or positions",
-                next_step="name positions: tokens=[-1] is the prompt's last token",
+                "an intervention cannot choose tokens by 'think'",
+                got="a token goes in before anybody knows that it is reasoning",
+                next_step="use tokens='response', which holds the reasoning too",
             )
         return span
     positions = indices("tokens", value, negative=True)

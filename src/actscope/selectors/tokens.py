@@ -6,25 +6,29 @@ import numpy as np
 import numpy.typing as npt
 
 from actscope.core.activations import TokenRow
-from actscope.core.errors import BadInputError
+from actscope.core.errors import BadInputError, ExampleError
 from actscope.core.text import PROMPT, Span
+from actscope.selectors.span import select
 
-__all__ = ["chosen_tokens", "reaches_new_tokens"]
+__all__ = ["SPANS_OF_PROMPTS", "chosen_tokens", "reaches_new_tokens"]
+
+SPANS_OF_PROMPTS = ("answer", "user", "assistant", "system", "match")
+"""Spans that are looked up in the prompt; the others are known of each token when it comes."""
 
 
 def chosen_tokens(row: TokenRow, tokens: Span | tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Positions within the example, ascending.
 
-    Unlike ``select``, ``last:K``, ranges and negative positions count within the prompt: while an
-    answer grows, the last token is another one at every step. A phase without tokens is no error: a
-    prompt alone has no response.
+    Unlike ``select``, all but ``all`` and ``response`` stays within the prompt: while an answer
+    grows, the last token is another one at every step, and what it spells is known too late. A
+    phase without tokens is no error: a prompt alone has no response.
 
     Args:
         row: The tokens known so far.
         tokens: A span, or positions.
 
     Raises:
-        BadInputError: a position or range outside the example.
+        BadInputError: a position or range outside the example, or a span that keeps none of it.
     """
     n_prompt = int((row.phase == PROMPT).sum())
     if not isinstance(tokens, Span):
@@ -37,6 +41,8 @@ def chosen_tokens(row: TokenRow, tokens: Span | tuple[int, ...]) -> npt.NDArray[
                 next_step='new tokens of a generation are tokens="response"',
             )
         return np.unique(positions)
+    if tokens.kind in SPANS_OF_PROMPTS:
+        return _of_the_prompt(row, tokens)
     found = np.arange(len(row), dtype=np.int64)
     if tokens.kind in ("prompt", "response"):
         # Reasoning is part of what was generated: a new token is not known to be any when it comes.
@@ -51,6 +57,15 @@ def chosen_tokens(row: TokenRow, tokens: Span | tuple[int, ...]) -> npt.NDArray[
                 got=f"{n_prompt} prompt tokens",
             )
     return found[~row.special[found]] if tokens.exclude_special else found
+
+
+def _of_the_prompt(row: TokenRow, span: Span) -> npt.NDArray[np.int64]:
+    """What ``select`` keeps of the prompt alone."""
+    places = np.flatnonzero(row.phase == PROMPT)
+    try:
+        return places[select(row.take(row.phase == PROMPT), span)]
+    except ExampleError as error:
+        raise BadInputError(error.what, got=error.got, next_step=error.next_step) from error
 
 
 def reaches_new_tokens(tokens: Span | tuple[int, ...]) -> bool:
