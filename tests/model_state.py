@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
+import torch
 from torch import nn
+from transformers.modeling_utils import AttentionInterface
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(raw.tobytes()).hexdigest()
+
+
+def _generation(hf: nn.Module) -> Any:
+    config = getattr(hf, "generation_config", None)
+    return None if config is None else [id(config), config.to_dict()]
 
 
 def state_of(hf: nn.Module) -> dict[str, Any]:
@@ -21,6 +34,11 @@ def state_of(hf: nn.Module) -> dict[str, Any]:
         "training": [m.training for _, m in modules],
         "forward": [(n, "forward" in vars(m)) for n, m in modules],
         "config": json.dumps(hf.config.to_dict(), sort_keys=True, default=str),
-        "values": {k: v.double().sum().item() for k, v in hf.state_dict().items()},
+        "generation": json.dumps(_generation(hf), sort_keys=True, default=str),
+        "attention": (
+            AttentionInterface.get_interface,
+            sorted(AttentionInterface().valid_keys()),
+        ),
+        "values": {k: _digest(v) for k, v in hf.state_dict().items()},
         "grads": [(n, p.requires_grad, p.grad is None) for n, p in hf.named_parameters()],
     }

@@ -156,11 +156,17 @@ def test_answers(name: str, capture: str) -> None:
             assert torch.allclose(ours, states[layer][0], rtol=1e-3, atol=1e-3)
 
 
-def test_a_target_does_not_stand_before_an_answer() -> None:
-    model = decoder("t5")
-    made = model.generate(examples(), 4, temperature=0.0)
-    plain = model.generate([list(ids) for ids in READ], 4, temperature=0.0)
+@pytest.mark.parametrize("capture", ["auto", "live", "replay"])
+@pytest.mark.parametrize("name", TYPES)
+def test_a_target_does_not_stand_before_an_answer(name: str, capture: str) -> None:
+    model = decoder(name)
+    options: Any = {"temperature": 0.0, "sites": "resid_post", "capture": capture}
+    made = model.generate(examples(), 4, **options)
+    plain = model.generate([list(ids) for ids in READ], 4, **options)
     assert [r.token_ids.tolist() for r in made.rows] == [r.token_ids.tolist() for r in plain.rows]
+    for a, b in zip(made.activations["resid_post", 1], plain.activations["resid_post", 1],
+                    strict=True):  # fmt: skip
+        assert torch.equal(a, b)
 
 
 def test_interventions_and_gradients_of_the_decoder() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
+
+from actscope.core.errors import BadInputError
 
 __all__ = ["length_sorted_batches"]
 
@@ -21,6 +24,9 @@ def length_sorted_batches(
             alone.
         batch_size: Largest number of rows of a batch.
     """
+    for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
+        if value is not None and (not isinstance(cast("object", value), int) or value < 1):
+            raise BadInputError(f"{name} must be a whole number of at least 1", got=repr(value))
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
     for index in order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import cast
 
 from actscope.core.activations import TokenRow
@@ -54,14 +54,32 @@ class GenerationParams:
     capture: str = "auto"
 
     def __post_init__(self) -> None:
+        self._read_stops()
+        self._read_numbers()
+        self._check()
+
+    def _read_stops(self) -> None:
         given = cast("str | Iterable[str]", self.stop)
+        if not isinstance(cast("object", given), Iterable):
+            raise BadInputError("a stop string must be a text", got=repr(given))
         stop = (given,) if isinstance(given, str) else tuple(given)
+        if not all(isinstance(cast("object", s), str) and s for s in stop):
+            raise BadInputError("a stop string must be a text that is not empty", got=list(stop))
         object.__setattr__(self, "stop", stop)
+
+    def _read_numbers(self) -> None:
         for name in ("max_new_tokens", "top_k", "seed", "n"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise BadInputError(f"{name} must be a whole number", got=repr(value))
             object.__setattr__(self, name, int(value))
+        for name in ("temperature", "top_p"):
+            value = cast("object", getattr(self, name))
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise BadInputError(f"{name} must be a number", got=repr(value))
+            object.__setattr__(self, name, float(value))
+
+    def _check(self) -> None:
         if self.max_new_tokens < 1:
             raise BadInputError("max_new_tokens must be at least 1", got=self.max_new_tokens)
         if self.temperature < 0:
@@ -76,8 +94,6 @@ class GenerationParams:
             raise BadInputError(
                 "top_k must not be negative", got=self.top_k, expected="0 for every token"
             )
-        if not all(isinstance(cast("object", s), str) and s for s in stop):
-            raise BadInputError("a stop string must be a text that is not empty", got=list(stop))
         if self.n < 1:
             raise BadInputError("n must be at least 1", got=self.n)
         if self.n > 1 and self.temperature == 0:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from actscope.core.aliases import from_transformer_lens
 from actscope.core.errors import BadInputError, UnknownNameError
@@ -252,8 +253,13 @@ def expand_sites(
     """
     if isinstance(layers, int):
         layers = [layers]
+    for name, value in (("sites", sites), ("layers", layers)):
+        if value is not None and not isinstance(cast("object", value), (str, Iterable, Site)):
+            raise BadInputError(
+                f"{name} are a name, a number or a list of these", got=repr(value)[:60]
+            )
     layers = layers if layers is None or isinstance(layers, str) else list(layers)
-    wanted: list[str | Site] = [sites] if isinstance(sites, str) else list(sites)
+    wanted: list[str | Site] = [sites] if isinstance(sites, (str, Site)) else list(sites)
     found: dict[Site, None] = {}
     for item in wanted:
         for part in split_sites(item) if isinstance(item, str) else [item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,8 @@ class Span:
         """
         if isinstance(text, Span):
             return text
+        if not isinstance(cast("object", text), str):
+            raise UnknownNameError("span", repr(text), SPAN_KINDS)
         if text.startswith((_SPECIAL + ":match:", "match:")):
             marks, _, pattern = text.partition("match:")
             return _matching(pattern, exclude_special=exclude_special or bool(marks))
@@ -196,11 +199,19 @@ def _as_example(index: int, item: object) -> Example:
     if values and all(isinstance(value, Message) for value in values):
         return Example(str(index), messages=tuple(values))
     try:
-        return Example(str(index), token_ids=tuple(int(value) for value in values))
+        return Example(str(index), token_ids=tuple(_whole(value) for value in values))
     except (TypeError, ValueError):
         raise BadInputError(
             f"example {index} is a list of neither token ids nor messages", got=repr(values[:3])
         ) from None
+
+
+def _whole(value: Any) -> int:
+    """A whole number of any library; 1.5 is none."""
+    number = operator.index(value)
+    if isinstance(value, bool):
+        raise TypeError("a truth value is no token id")
+    return number
 
 
 def _from_mapping(index: int, item: Mapping[str, Any]) -> Example:
@@ -210,7 +221,13 @@ def _from_mapping(index: int, item: Mapping[str, Any]) -> Example:
         turns = tuple(Message(str(m["role"]), str(m["content"])) for m in item["messages"])
         return Example(identity, messages=turns, metadata=rest)
     if item.get("token_ids") is not None:
-        ids = tuple(int(x) for x in item["token_ids"])
+        try:
+            ids = tuple(_whole(x) for x in item["token_ids"])
+        except (TypeError, ValueError):
+            raise BadInputError(
+                f"example {identity!r} has token_ids that are no whole numbers",
+                got=repr(item["token_ids"])[:60],
+            ) from None
         return Example(identity, token_ids=ids, metadata=rest)
     if not isinstance(item.get("text"), str):
         raise BadInputError(

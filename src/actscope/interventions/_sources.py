@@ -31,7 +31,7 @@ class RowSource(Protocol):
         ...
 
     def length(self, name: str) -> int:
-        """How many tokens the example that serves ``name`` has."""
+        """How many prompt tokens the example that serves ``name`` has."""
         ...
 
     def rows(self, site: Site, name: str, positions: npt.NDArray[np.int64]) -> Array:
@@ -135,7 +135,7 @@ class _Captured:
         return self._reader.rows(site, 0)
 
     def length(self, name: str) -> int:
-        return int(self._reader.examples[self._place(name)].n_tokens)
+        return int(self._reader.examples[self._place(name)].n_prompt_tokens)
 
     def rows(self, site: Site, name: str, positions: npt.NDArray[np.int64]) -> Array:
         place = self._place(name)

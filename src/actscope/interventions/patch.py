@@ -38,7 +38,7 @@ class Patch(SiteIntervention):
         tokens: Which tokens are replaced; by default the whole prompt, which must be as long as the
             source's.
         source_tokens: Where each comes from, as many as ``tokens``; by default the same positions,
-            negative ones from the end of the source.
+            negative ones from the end of the source's prompt.
 
     Raises:
         BadInputError: a source that holds no rows of tokens, or a value that is not finite.

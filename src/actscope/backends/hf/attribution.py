@@ -6,7 +6,7 @@ its rows as derivatives, and both must explain the model's own numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +76,30 @@ def attribute_logit(
     with evaluation_mode(model.hf), model.interventions.suspended():
         norm = _probed_norm(ends.norm, len(resid), model.device)
         readout = _readout(model, ends, normed, logits, tokens)
-    return direct_logit_attribution(
-        {name: rows[site] for site, name in names.items()}, resid, normed, norm, readout
-    )
+    parts = {name: rows[site] for site, name in names.items()}
+    attribution = direct_logit_attribution(parts, resid, normed, norm, readout)
+    if not model.interventions.describe():
+        _refuse_a_large_rest(model, attribution, parts)
+    return attribution
+
+
+def _refuse_a_large_rest(
+    model: HFModel, attribution: Attribution, parts: Mapping[str, Float64]
+) -> None:
+    """Without interventions the stream is the sum of the parts but for rounding, or parts miss."""
+    dtype = model.site_dtype(Site("resid_post", model.n_layers - 1))
+    eps = float(torch.finfo(torch.promote_types(dtype, torch.bfloat16)).eps)
+    eps = max(eps, float(torch.finfo(torch.float32).eps))
+    terms = [abs(attribution.value), *(abs(float(x)) for x in attribution.contributions)]
+    sizes = [float(np.abs(part).max()) for part in parts.values()]
+    rounding = len(parts) * eps * sum(terms) * max(1.0, max(sizes) / (min(sizes) or 1.0))
+    if abs(attribution.rest) > max(64 * rounding, 1e-3 * abs(attribution.value)):
+        raise SiteUnavailableError(
+            f"the stream of {model.identity.name} holds more than embed, attn_out and mlp_out",
+            got=f"{attribution.rest:.4g} of {attribution.value:.4g} comes from elsewhere",
+            expected="parts that sum to the stream, as in a decoder without an encoder",
+            next_step="use model.gradients, or module paths as sites",
+        )
 
 
 def _checked_position(position: int, length: int) -> int:

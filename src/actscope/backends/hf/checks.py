@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from actscope.backends.hf.forward import text_config
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import Selection
 from actscope.core.sites import Site
@@ -59,7 +60,7 @@ def check_cls_span(span: Span) -> None:
 
 def context_length(hf: nn.Module, tokenizer: Any) -> int | None:
     """Longest input in tokens by configuration and tokenizer; None where neither sets a limit."""
-    config = getattr(hf, "config", None)
+    config = text_config(hf)
     limits = [getattr(config, name, None) for name in _CONTEXT_FIELDS]
     known = [int(x) for x in limits if isinstance(x, int) and x > 0]
     told = getattr(tokenizer, "model_max_length", None)

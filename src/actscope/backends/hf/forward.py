@@ -12,7 +12,7 @@ from torch import nn
 from actscope.backends.hf.stacks import EncoderText, reads_two_texts
 from actscope.core.errors import BadInputError, ModelLoadError
 
-__all__ = ["forward", "token_embedding"]
+__all__ = ["forward", "text_config", "token_embedding"]
 
 
 def forward(
@@ -80,6 +80,13 @@ def _decoder_forward(
 @lru_cache(maxsize=64)
 def _parameters(model_type: type[nn.Module]) -> frozenset[str]:
     return frozenset(inspect.signature(model_type.forward).parameters)
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of the part that reads text: of a wrapper, its text model's."""
+    config = getattr(model, "config", None)
+    getter = getattr(config, "get_text_config", None)
+    return getter(decoder=True) if callable(getter) else config
 
 
 def token_embedding(model: nn.Module) -> nn.Embedding:

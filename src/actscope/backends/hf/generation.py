@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from actscope.backends.hf.answer_text import AnswerText, Said, opens_reasoning, said_by
+from actscope.backends.hf.exclusive import alone
 from actscope.backends.hf.placement import input_device
 from actscope.backends.hf.resolve import probe_ids
 from actscope.backends.hf.sampling import samplers
@@ -73,7 +74,10 @@ def generate_rows(
     rows = [answer_start(row) for row in rows]
     answers = [_Answer(row, model.tokenizer, params, stops, listeners) for row in rows]
     batch = Batch(tuple(rows), padding_side="left")
-    with model.interventions.announced(batch, lambda: [a.read(live=live) for a in answers]):
+    with (
+        alone(model.hf),
+        model.interventions.announced(batch, lambda: [a.read(live=live) for a in answers]),
+    ):
         _generate(
             model.hf,
             rows,
@@ -235,7 +239,7 @@ def _generate(
         return_dict_in_generate=True,
     )
     every = prompt_logits and "logits_to_keep" in inspect.signature(hf.forward).parameters
-    with torch.no_grad(), evaluation_mode(hf), _generation_config(hf, config):
+    with alone(hf), torch.no_grad(), evaluation_mode(hf), _generation_config(hf, config):
         return hf.generate(
             **given,
             generation_config=config,

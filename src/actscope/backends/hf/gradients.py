@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from actscope.backends.hf.exclusive import alone
 from actscope.backends.hf.forward import forward
 from actscope.backends.hf.kept_rows import assemble, described, to_array
 from actscope.backends.hf.stacks import encoder_text
@@ -96,7 +97,12 @@ def gradients_of(model: HFModel, batch: Batch, sites: Sequence[Site], loss: Loss
     try:
         changes = [(point, _adding_zeros(site, zeros)) for site, point in points.items()]
         install(model.hf, changes, handles, first=False)
-        with torch.enable_grad(), evaluation_mode(model.hf), _frozen(model.hf):
+        with (
+            alone(model.hf),
+            torch.enable_grad(),
+            evaluation_mode(model.hf),
+            _frozen(model.hf),
+        ):
             value = _checked(loss(_logits(model, batch), batch))
             wanted = [zeros[site] for site in sites]
             found = torch.autograd.grad(value, wanted, materialize_grads=True)

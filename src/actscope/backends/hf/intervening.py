@@ -297,9 +297,7 @@ class Interventions:
             ids = kwargs.get("input_ids", args[0] if args else None)
             mask = kwargs.get("attention_mask")
         if self._reader is None:
-            cache = kwargs.get("past_key_values")
-            length = getattr(cache, "get_seq_length", None)
-            cached = int(length()) if length is not None else 0
+            cached = _remembered(kwargs)
             self._pass = direct_pass(ids, mask, cached, self._special)
         elif not isinstance(ids, torch.Tensor):
             raise RunError("the model was called without input_ids inside an intervention")
@@ -351,6 +349,20 @@ class Interventions:
             yield
         finally:
             self._suspended = before
+
+
+def _remembered(kwargs: Mapping[str, Any]) -> int:
+    """How many tokens a pass continues; a recurrent state does not say, and counts as some."""
+    states = [kwargs.get(name) for name in ("cache_params", "state", "mems")]
+    if any(state is not None and _is_filled(state) for state in states):
+        return 1
+    length = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
+    return int(length()) if length is not None else 0
+
+
+def _is_filled(state: object) -> bool:
+    filled = getattr(state, "has_previous_state", None)
+    return bool(filled()) if callable(filled) else True
 
 
 def _changed(tensor: torch.Tensor, step: _Step, current: Pass) -> torch.Tensor | None:

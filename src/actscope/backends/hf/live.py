@@ -21,9 +21,11 @@ import torch
 from actscope.backends.hf.attention_call import AttentionCall
 from actscope.backends.hf.attention_route import watching
 from actscope.backends.hf.attention_rows import chosen_columns, head_rows
+from actscope.backends.hf.exclusive import alone, innermost, is_innermost
+from actscope.backends.hf.forward import text_config
 from actscope.backends.hf.generation import check_generates, generate_rows
 from actscope.backends.hf.resolve import Tap, probe_ids
-from actscope.backends.hf.stacks import prompt_rows
+from actscope.backends.hf.stacks import answer_start, prompt_rows
 from actscope.backends.hf.trace import first_tensor, float_inputs
 from actscope.core.activations import ActivationBatch, Batch, TokenRow
 from actscope.core.arrays import to_float32
@@ -111,10 +113,11 @@ def generate_live(
     Raises:
         BadInputError: the model did not decode one token at a time.
     """
+    rows = [answer_start(row) for row in rows]
     width = max(len(row) for row in rows)
     shape = _Shape(len(rows), width, params.max_new_tokens, selection.span)
     head = any(tap.side == "result" or site.kind == MODULE_KIND for site, tap in taps.items())
-    with LiveRecorder(model, taps, shape) as recorder:
+    with alone(model.hf), LiveRecorder(model, taps, shape) as recorder:
         made = generate_rows(
             model, rows, params, stops=stops, listeners=listeners, live=True, prompt_logits=head
         )
@@ -171,6 +174,7 @@ class LiveRecorder:
             if routes:
                 hf, rows = self._model.hf, self._shape.rows
                 undo.enter_context(watching(hf, routes.values(), rows, self._on_attention))
+            undo.enter_context(innermost(self))
             self._undo = undo.pop_all()
         return self
 
@@ -219,6 +223,8 @@ class LiveRecorder:
 
     def _keep(self, site: Site, tensor: torch.Tensor, scale: float) -> None:
         """Copy one pass's rows to their columns; the pass itself is never disturbed."""
+        if not is_innermost(self):
+            return
         shape, step, columns = self._shape, self._seen[site], self._columns(site)
         self._seen[site] = step + 1
         if step > shape.new:  # a device that reports the end late runs one pass too many
@@ -281,7 +287,7 @@ def _length_dependent(model: HFModel) -> str:
 
     Keys in the cache keep the angle of the length at which they were made.
     """
-    rope = getattr(getattr(model.hf, "config", None), "rope_parameters", None)
+    rope = getattr(text_config(model.hf), "rope_parameters", None)
     if not isinstance(rope, Mapping):
         return ""
     parts = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
@@ -317,7 +323,7 @@ def _compared(model: HFModel, sites: tuple[Site, ...], taps: Mapping[Site, Tap])
 
 def _probe_rows(model: HFModel) -> list[TokenRow]:
     """A long and a short prompt; the long one reaches past a sliding window that is not wide."""
-    window = getattr(getattr(model.hf, "config", None), "sliding_window", None)
+    window = getattr(text_config(model.hf), "sliding_window", None)
     beyond = window + 8 if isinstance(window, int) and window <= _WIDEST_WINDOW else 0
     length = max(_LONG, beyond)
     if model.context_length is not None:

@@ -179,11 +179,18 @@ def _load_config(source: str, revision: str | None) -> Any:
 
 
 def _load_weights(source: str, config: Any, dtype: torch.dtype, further: Mapping[str, Any]) -> Any:
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForSeq2SeqLM,
+    )
 
     loader: Any = AutoModelForCausalLM if _is_causal_lm(config) else AutoModel
     if getattr(config, "is_encoder_decoder", False):
         loader = AutoModelForSeq2SeqLM
+    elif _reads_images(config):
+        loader = AutoModelForImageTextToText
     options = {"config": config, "dtype": dtype, **further}
     hf, absent = _from_pretrained(loader, source, options)
     if absent and all(name.startswith("pooler.") for name in absent):
@@ -224,6 +231,15 @@ def _is_causal_lm(config: Any) -> bool:
     if names:
         return names[0] == causal
     return causal is not None and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _reads_images(config: Any) -> bool:
+    """Whether the checkpoint was saved as a vision-language model, with its head."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    name = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+    architectures: list[str] = getattr(config, "architectures", None) or []
+    return bool(architectures) and architectures[0] == name
 
 
 def _load_tokenizer(source: str, revision: str | None) -> Any:

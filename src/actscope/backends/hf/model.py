@@ -16,6 +16,7 @@ from actscope.backends.hf.checks import (
     check_pooler_sites,
     context_length,
 )
+from actscope.backends.hf.exclusive import alone
 from actscope.backends.hf.experiments import Experiments
 from actscope.backends.hf.forward import token_embedding
 from actscope.backends.hf.identity import (
@@ -24,7 +25,7 @@ from actscope.backends.hf.identity import (
     tokenizer_hash,
     values_hash,
 )
-from actscope.backends.hf.padding import pads_alike
+from actscope.backends.hf.padding import pads_alike, rows_alike
 from actscope.backends.hf.placement import check_model, input_device
 from actscope.backends.hf.read_modules import read_modules
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
@@ -90,6 +91,7 @@ class HFModel(Experiments, Adaptable, Answering):
         self._vocab_size = int(token_embedding(hf).weight.shape[0])
         self._map = resolve(hf)
         self._pads_alike: dict[str, bool] = {}
+        self._rotated_alike: dict[Site, bool] = {}
         self.n_layers = self._map.n_layers
         self.d_model = self._map.d_model
         self.causal = self._map.causal
@@ -280,6 +282,16 @@ class HFModel(Experiments, Adaptable, Answering):
             self._pads_alike[side] = found
         return self._pads_alike[side]
 
+    def padded_left_alike(self, sites: Iterable[Site]) -> bool:
+        """Whether these sites' rows are the same in a batch padded on the left."""
+        if not self.pads_alike("left"):
+            return False
+        rotated = {site.whole for site in sites if site.kind in ("q", "k")}
+        for site in sorted(rotated - self._rotated_alike.keys()):
+            with self.interventions.suspended():
+                self._rotated_alike[site] = rows_alike(self, [site])
+        return all(self._rotated_alike[site] for site in rotated)
+
     def open(self, selection: Selection) -> HFSession:
         """Hooks for a selection; a context that removes them whatever happens."""
         selection.strategy.check(self)
@@ -403,7 +415,12 @@ class HFModel(Experiments, Adaptable, Answering):
                 f"{self.identity.name} has no verified unembedding", got=unembedding.reason
             )
         hidden = resid.to(self.device, self._map.dtypes[Site("resid_post", 0)])
-        with torch.no_grad(), evaluation_mode(self.hf), self.interventions.suspended():
+        with (
+            alone(self.hf),
+            torch.no_grad(),
+            evaluation_mode(self.hf),
+            self.interventions.suspended(),
+        ):
             return unembedding.logits(self.hf, hidden).cpu()
 
 

@@ -7,17 +7,27 @@ lengths must not share a forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import nn
 
 from actscope.backends.hf.blocks import Blocks
 from actscope.backends.hf.forward import forward
-from actscope.backends.hf.probe import probe_encoder, probe_ids
+from actscope.backends.hf.probe import probe_encoder, probe_ids, reading_probe
 from actscope.backends.hf.trace import trace_forward
 from actscope.core.activations import Batch, TokenRow
+from actscope.core.arrays import to_float32
+from actscope.core.protocols import Selection
+from actscope.core.sites import Site
+from actscope.strategies import NoneStrategy
 
-__all__ = ["pads_alike"]
+if TYPE_CHECKING:
+    from actscope.backends.hf.model import HFModel
+
+__all__ = ["pads_alike", "rows_alike"]
 
 SHORT = 4
 """Tokens of the text that is padded to the probe's length."""
@@ -42,6 +52,27 @@ def pads_alike(model: nn.Module, blocks: Blocks, pad_id: int, side: str) -> bool
         half = together.dtype in (torch.bfloat16, torch.float16)
         allowed = (0.05 if half else 1e-3) * alone.abs().amax(-1, keepdim=True)
         if not bool(((alone - beside).abs() <= allowed).all()):
+            return False
+    return True
+
+
+def rows_alike(model: HFModel, sites: Sequence[Site]) -> bool:
+    """Whether sites have the same rows for a text alone and padded on the left.
+
+    Queries and keys may be rotated by the column that a token stands in, which the stream does not
+    show: only the differences of positions count there.
+    """
+    ids = probe_ids(model.hf)[0].tolist()
+    rows = reading_probe(model.hf, Batch.from_ids([ids, ids[:SHORT]])).rows
+    selection = Selection(tuple(sites), NoneStrategy())
+    with model.open(selection) as session:
+        together = session.run_anyway(Batch(rows, "left"))
+        alone = session.run_anyway(Batch((rows[1],)))
+    for site in sites:
+        a, b = (to_float32(x) for x in (alone.arrays[site], together.arrays[site][len(ids) :]))
+        half = model.site_dtype(site) in (torch.bfloat16, torch.float16)
+        allowed = (0.05 if half else 1e-3) * np.abs(a).max(axis=-1, keepdims=True)
+        if not bool((np.abs(a - b) <= allowed).all()):
             return False
     return True
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from actscope.backends.hf.exclusive import OneThread, alone
 from actscope.backends.hf.trace import evaluation_mode, first_tensor
 from actscope.core.errors import BadInputError, UnknownNameError
 
@@ -38,8 +39,10 @@ def read_modules(
         raise BadInputError("no module was asked for", next_step="pass module paths of model.hf")
     found: dict[str, list[torch.Tensor]] = {path: [] for path in paths}
 
+    thread = OneThread()
+
     def keep(path: str, output: object) -> None:
-        tensor = first_tensor(output)
+        tensor = first_tensor(output) if thread.here else None
         if tensor is not None:
             found[path].append(tensor.detach().to("cpu", copy=True))
 
@@ -49,7 +52,7 @@ def read_modules(
         for path in found
     ]
     try:
-        with torch.no_grad(), evaluation_mode(model.hf):
+        with alone(model.hf), torch.no_grad(), evaluation_mode(model.hf):
             model.hf(**given)
     finally:
         for handle in handles:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from actscope.backends.hf.blocks import Blocks, differ
+from actscope.backends.hf.exclusive import OneThread
 from actscope.backends.hf.layout import Layout
 from actscope.backends.hf.probe import ALTERED, Probe
 from actscope.backends.hf.trace import (
@@ -212,12 +213,15 @@ class _Places:
     def __init__(self, model: nn.Module) -> None:
         self.handles: list[Any] = []
         self._model = model
+        self._thread = OneThread()
 
     def input(self, path: str, turn: int, index: int, change: _Change) -> None:
         """Exchange a floating-point input of one call."""
         count = [0]
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not self._thread.here:
+                return None
             count[0] += 1
             if count[0] - 1 != turn:
                 return None
@@ -232,6 +236,8 @@ class _Places:
         count = [0]
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if not self._thread.here:
+                return None
             count[0] += 1
             tensor = first_tensor(output)
             if count[0] - 1 != turn or tensor is None:

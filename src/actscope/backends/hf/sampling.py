@@ -16,7 +16,6 @@ import torch
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
-    TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
@@ -39,14 +38,17 @@ class _SeededGumbel(LogitsProcessor):
 
     def __init__(self, ids: Sequence[str], params: GenerationParams) -> None:
         self._generators = [_generator(params.seed, identity) for identity in ids]
-        self._warpers = LogitsProcessorList([TemperatureLogitsWarper(params.temperature)])
+        self._temperature = params.temperature
+        self._warpers = LogitsProcessorList()
         if params.top_k:
             self._warpers.append(TopKLogitsWarper(params.top_k))
         if params.top_p < 1:
             self._warpers.append(TopPLogitsWarper(params.top_p))
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        warped = self._warpers(input_ids, scores.float())
+        # Less the largest, so that a temperature near 0 is greedy and nothing overflows upwards.
+        least = scores.float() - scores.float().amax(-1, keepdim=True)
+        warped = self._warpers(input_ids, (least.double() / self._temperature).float())
         noise = torch.stack(
             [
                 torch.rand(scores.shape[-1], generator=g, dtype=torch.float64)

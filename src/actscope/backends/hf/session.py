@@ -25,6 +25,7 @@ from actscope.backends.hf.attention_rows import (
     query_blocks,
     refuse_unverified,
 )
+from actscope.backends.hf.exclusive import alone, innermost, is_innermost
 from actscope.backends.hf.forward import forward
 from actscope.backends.hf.kept_rows import (
     Group,
@@ -42,7 +43,6 @@ from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inpu
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
-    ExampleFailure,
     empty_rows,
     one_row_per_example,
 )
@@ -141,11 +141,16 @@ class HFSession:
                 next_step="switch first, then open the capture",
             )
         self._check_padding(batch)
+        uneven = len({len(row) for row in batch.rows}) > 1
+        with alone(self._model.hf):
+            if uneven and not self._model.pads_alike(batch.padding_side):
+                return self._run_by_length(batch)
+            return self.run_anyway(batch)
+
+    def run_anyway(self, batch: Batch) -> ActivationBatch:
+        """One forward pass, whatever padding does to the rows: for the check that finds out."""
         spans, failures = cut(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
-        uneven = len({len(row) for row in batch.rows}) > 1
-        if keep and uneven and not self._model.pads_alike(batch.padding_side):
-            return self._run_by_length(batch, keep, failures)
         if keep:
             arrays = self._forward(batch, spans, keep)
         else:
@@ -156,7 +161,11 @@ class HFSession:
 
     def _check_padding(self, batch: Batch) -> None:
         ragged = len({len(row) for row in batch.rows}) > 1
-        if batch.padding_side == "left" and ragged and not self._model.pads_alike("left"):
+        if (
+            batch.padding_side == "left"
+            and ragged
+            and not self._model.padded_left_alike(self._selection.sites)
+        ):
             who = self._model.identity
             raise BadInputError(
                 f"padding on the left changes what {who.name} ({who.model_type}) computes",
@@ -189,14 +198,16 @@ class HFSession:
             self._model, assemble(batch, spans, keep, arrays, self._selection, failures)
         )
 
-    def _run_by_length(
-        self, batch: Batch, keep: list[int], failures: tuple[ExampleFailure, ...]
-    ) -> ActivationBatch:
+    def _run_by_length(self, batch: Batch) -> ActivationBatch:
         """Examples of one length together, put back in their order."""
+        spans, failures = cut(batch, self._selection)
+        keep = [i for i, positions in enumerate(spans) if positions is not None]
+        if not keep:
+            return self.run_anyway(batch)
         groups: dict[int, list[int]] = {}
         for index in keep:
             groups.setdefault(len(batch.rows[index]), []).append(index)
-        parts = [self.run(Batch(tuple(batch.rows[i] for i in g))) for g in groups.values()]
+        parts = [self.run_anyway(Batch(tuple(batch.rows[i] for i in g))) for g in groups.values()]
         whole = ActivationBatch.join(parts, [i for g in groups.values() for i in g])
         return replace(whole, failures=failures)
 
@@ -214,6 +225,7 @@ class HFSession:
         attention = torch.from_numpy(mask.astype(np.int64)).to(device)
         try:
             with (
+                innermost(self),
                 torch.no_grad(),
                 evaluation_mode(self._model.hf),
                 self._model.interventions.announced(batch),
@@ -250,6 +262,8 @@ class HFSession:
             kept = self._kept
             if kept is None or tap.path != path or site not in kept.pending:
                 continue
+            if not is_innermost(self):
+                return
             if site.layout == "blocks":
                 kept.loose[site], kept.checks[site] = pattern_rows(call, site.parts, kept.blocks)
                 self._done(kept, site)
@@ -299,7 +313,7 @@ class HFSession:
     def _is_turn(self, site: Site, tap: Tap) -> bool:
         """Whether this call of the module is the one that the site means."""
         kept = self._kept
-        if kept is None or site not in kept.pending:
+        if kept is None or site not in kept.pending or not is_innermost(self):
             return False
         calls = kept.calls.get((site, tap), 0)
         kept.calls[site, tap] = calls + 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from numbers import Integral
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,6 +38,11 @@ def encode_example(tokenizer: Any, example: Example, *, chat: bool, vocab_size: 
         ExampleError: this one example cannot be tokenised.
     """
     if example.token_ids is not None:
+        if chat:
+            raise BadInputError(
+                f"example {example.id!r} is token ids, which no chat template is put around",
+                next_step="pass texts or messages, or leave chat (--chat) out",
+            )
         return _from_ids(tokenizer, example, vocab_size)
     if tokenizer is None:
         raise BadInputError(
@@ -194,7 +200,8 @@ def single_token(tokenizer: Any, token: int | str, vocab_size: int) -> int:
                 next_step="pass a text of one token (mind the space before a word) or a token id",
             )
         token = ids[0]
-    if isinstance(token, bool) or not 0 <= int(token) < vocab_size:
+    whole = isinstance(cast("object", token), Integral) and not isinstance(token, bool)
+    if not whole or not 0 <= int(token) < vocab_size:
         raise BadInputError("no such token id", got=token, expected=f"0 to {vocab_size - 1}")
     return int(token)
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from actscope.backends.hf.exclusive import OneThread, alone
+
 __all__ = [
     "Call",
     "Trace",
@@ -132,7 +134,7 @@ def trace_forward(model: nn.Module, forward: Callable[[], Any]) -> Trace:
             enter, leave = _recorder(path, trace, returned)
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(leave, with_kwargs=True))
-        with torch.no_grad(), evaluation_mode(model):
+        with alone(model), torch.no_grad(), evaluation_mode(model):
             trace.result = forward()
     finally:
         for handle in handles:
@@ -145,13 +147,18 @@ def _recorder(
 ) -> tuple[Callable[..., None], Callable[..., None]]:
     """The two hooks of one module: copy what enters, then file it with what leaves."""
     inside: list[tuple[torch.Tensor, ...]] = []
+    thread = OneThread()
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not thread.here:
+            return
         inside.append(tuple(x.detach().clone() for x in float_inputs(args, kwargs)))
 
     def leave(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
+        if not thread.here:
+            return
         tensor = first_tensor(output)
         copy = None if tensor is None else tensor.detach().clone()
         trace.calls.setdefault(path, []).append(Call(next(returned), inside.pop(), copy))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from actscope.backends.hf.exclusive import OneThread
 from actscope.backends.hf.resolve import ModelMap, Tap
 from actscope.backends.hf.trace import (
     first_tensor,
@@ -149,12 +150,13 @@ class _Steps:
         self._members = members
         self._path = path
         self._carried = carried
+        self._thread = OneThread()
         self._carry = next((point.carry for point, _ in members if point.carry), "")
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The output with its tensor changed, or None."""
         tensor = first_tensor(output)
-        if tensor is None:
+        if tensor is None or not self._thread.here:
             return None
         moved = tensor
         difference = self._carried.pop(self._path, None)
@@ -168,6 +170,8 @@ class _Steps:
         """A pre-hook that changes one floating-point input."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not self._thread.here:
+                return None
             tensor = float_inputs(args, kwargs)[index]
             self._carried.pop(self._carry, None)  # of a pass that was stopped early
             moved = self._changed(tensor)
