@@ -47,7 +47,7 @@ def measure(name: str, dtype: str) -> dict[str, Any]:
     try:
         model = actscope.wrap_model(hf)
     except ModelLoadError as error:
-        verdicts = coverage_oracle.judge_refusal(name, f"{error.what}: {error.got}")
+        verdicts = coverage_oracle.judge_refusal(name, hf, f"{error.what}: {error.got}")
     else:
         verdicts = coverage_oracle.judge(name, model)
     sites = {k: {"status": v.status, **({"reason": v.reason} if v.reason else {})}

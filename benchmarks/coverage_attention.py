@@ -68,7 +68,7 @@ class Seen:
     """One batch, run plainly, under eager attention, and captured."""
 
     batch: Batch
-    plain: Flow
+    plain: Flow | None
     eager: Eager
     captured: Any
 
@@ -103,7 +103,8 @@ class Judged:
 
     @cached_property
     def index(self) -> list[int]:
-        return layer_numbers(self.subject)
+        named = bool(self.subject.layers)
+        return layer_numbers(self.subject) if named else list(range(self.subject.model.n_layers))
 
     @cached_property
     def statuses(self) -> Any:
@@ -119,7 +120,7 @@ class Judged:
         return self.seen(batch_of((9, 9)))
 
     def seen(self, batch: Batch) -> Seen:
-        plain = flow(self.subject, batch)
+        plain = flow(self.subject, batch) if self.subject.layers else None
         sites = [
             Site(kind, n)
             for kind in ATTENTION_KINDS
@@ -188,6 +189,8 @@ class Judged:
                 if theirs is not None and not alike(z, theirs.reshape(z.shape), tolerance(z)):
                     return "not Hugging Face's pattern times v"
         pair = self.pair
+        if pair.plain is None:
+            return ""
         z = torch.stack([pair.site("z", number, i) for i in range(2)])
         exchange = Exchange(self.subject, pair.batch, pair.plain, layer)
         return exchange.heads(z) or self.by_reference(layer, "z")
@@ -222,7 +225,7 @@ class Judged:
         pair = self.pair
         v = torch.stack([pair.site("v", number, i) for i in range(2)])
         problem = ""
-        if self.has("z", layer):
+        if self.has("z", layer) and pair.plain is not None:
             z = torch.stack([pair.site("z", number, i) for i in range(2)])
             problem = Exchange(self.subject, pair.batch, pair.plain, layer).values(v, z)
         return problem or self.by_reference(layer, "v")
@@ -273,9 +276,10 @@ class Judged:
     def by_reference(self, layer: int, kind: str) -> str:
         """A reference written by hand, for the families that have one."""
         reference = REFERENCES.get(self.subject.name)
-        if reference is None or self.subject.dtype != torch.float32:
+        plain = self.pair.plain
+        if reference is None or plain is None or self.subject.dtype != torch.float32:
             return ""
-        pre = self.pair.plain.entered[layer]
+        pre = plain.entered[layer]
         for example in range(2):
             made = reference(self.subject.hf, layer, pre[example].double().numpy())
             if kind not in made:

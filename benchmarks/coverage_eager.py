@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from coverage_subject import Flow, Hooks, Subject, Tensor, arguments
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from actscope import Batch
 
@@ -58,7 +59,7 @@ class Eager:
     @property
     def attending(self) -> list[int]:
         """The layers in which a softmax over keys runs."""
-        return sorted({*self.softmaxes, *self.operations})
+        return sorted({*self.softmaxes, *self.operations, *self.attentions})
 
     def pattern(self, layer: int, n: int) -> Tensor | None:
         """``[n, head, query, key]``, or None where the layer has not one pattern."""
@@ -90,10 +91,16 @@ class _SoftmaxWatch(TorchFunctionMode):
         return output
 
 
-def eager_pass(subject: Subject, batch: Batch, plain: Flow) -> Eager:
-    """Run the copy under eager attention, each layer fed as in the plain pass."""
+def eager_pass(subject: Subject, batch: Batch, plain: Flow | None) -> Eager:
+    """Run the copy under eager attention, each layer fed as in the plain pass.
+
+    Where the type's layers are no modules of their own, only Hugging Face's attentions are kept.
+    """
     twin = copy.deepcopy(subject.hf)
     twin.set_attn_implementation("eager")
+    for module in twin.modules():  # older code of some types refuses that without a word
+        if isinstance(module, PreTrainedModel):
+            module.config._attn_implementation = "eager"
     found = Eager(batch.padded(0)[0].shape[1])
     running: list[int] = []
     with Hooks() as hooks, torch.no_grad():
@@ -101,6 +108,7 @@ def eager_pass(subject: Subject, batch: Batch, plain: Flow) -> Eager:
             module = twin.get_submodule(subject.paths[id(layer)])
 
             def feed(place: int, tensor: Tensor, i: int = i) -> Tensor | None:
+                assert plain is not None
                 return plain.entered[i] if place == plain.places[i] else None
 
             def enter(m: nn.Module, a: Any, i: int = i) -> None:
@@ -116,8 +124,9 @@ def eager_pass(subject: Subject, batch: Batch, plain: Flow) -> Eager:
             result = _attentive(twin, batch)
     own = [t for t in getattr(result, "attentions", None) or () if isinstance(t, Tensor)]
     own = [t for t in own if t.ndim == 4]
-    if len(own) == len(found.attending):
-        for layer, tensor in zip(found.attending, own, strict=True):
+    attending = found.attending if subject.layers else list(range(subject.model.n_layers))
+    if len(own) == len(attending):
+        for layer, tensor in zip(attending, own, strict=True):
             found.attentions[layer] = tensor[..., : found.length]
     return found
 

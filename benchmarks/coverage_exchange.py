@@ -17,7 +17,7 @@ from torch import nn
 
 from actscope import Batch
 
-__all__ = ["Exchange", "Reading", "close_to"]
+__all__ = ["Exchange", "Reading", "Readings", "close_to"]
 
 MASKS_OF_VALUES = {"doge"}
 """Types whose mask is made of the values, by reading their code: every head sees all of them."""
@@ -195,15 +195,18 @@ class Exchange:
         for r in self.readings:  # a norm on what is added
             same = r.received is not None and r.received.shape == reading.returned.shape
             if same and torch.equal(r.received, reading.returned) and r.returned is not None:
-                made = r.module(without.to(reading.returned.dtype))
-                if isinstance(made, Tensor) and made.shape == r.returned.shape:
+                made = alone(r.module, without.to(reading.returned.dtype))
+                if made is not None and made.shape == r.returned.shape:
                     expected.append(made.double() - r.returned.double())
         moved = [left.double() - self.left.double(), *self._moved(reading, after)]
         half = reading.returned.dtype != torch.float32
         for want in expected:
             for got in moved:
-                if got.shape == want.shape and proportional(got, want, 0.1 if half else 2e-3):
+                allowed = 0.1 if half else 2e-3
+                if proportional(got, want, allowed) or by_channel(got, want, allowed):
                     return ""
+        if any(in_streams(moved[0], want, 0.1 if half else 2e-3) for want in expected):
+            return ""
         return "without some of it no sum in the block changes by what the projection says"
 
     @cached_property
@@ -265,6 +268,15 @@ class Exchange:
         return ""
 
 
+def alone(module: nn.Module, given: Tensor) -> Tensor | None:
+    """What a module that takes one tensor returns."""
+    try:
+        made = module(given)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return None
+    return made if isinstance(made, Tensor) else None
+
+
 def weight_of(module: nn.Module, width: int | None = None) -> Tensor | None:
     """``[out, in]`` of a module that is one linear map, else None."""
     weight = getattr(module, "weight", None)
@@ -302,6 +314,25 @@ def proportional(a: Tensor, b: Tensor, allowed: float) -> bool:
         return False
     slope = float((a * b).sum() / b.pow(2).sum())
     return slope > 0 and float((a - slope * b).abs().max()) <= allowed * float(a.abs().max())
+
+
+def by_channel(a: Tensor, b: Tensor, allowed: float) -> bool:
+    """The same with one constant for each channel, as models have it that scale what they add."""
+    if a.shape != b.shape or not float(a.abs().max()) or not float(b.abs().max()):
+        return False
+    x, y = a.flatten(0, 1), b.flatten(0, 1)
+    slope = (x * y).sum(0) / y.pow(2).sum(0).clamp_min(1e-30)
+    return bool((x - slope * y).abs().max() <= allowed * x.abs().max())
+
+
+def in_streams(a: Tensor, b: Tensor, allowed: float) -> bool:
+    """Whether each of several streams side by side moved by ``b`` times a number of each token."""
+    if a.shape[-1] == b.shape[-1] or a.shape[-1] % b.shape[-1] or not float(a.abs().max()):
+        return False
+    split, want = a.unflatten(-1, (-1, b.shape[-1])), b[..., None, :]
+    size = want.pow(2).sum(-1, keepdim=True).clamp_min(1e-30)
+    slope = (split * want).sum(-1, keepdim=True) / size
+    return bool((split - slope * want).abs().max() <= allowed * a.abs().max())
 
 
 def close_to(a: Tensor, b: Tensor) -> bool:

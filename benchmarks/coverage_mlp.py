@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from coverage_attention import alike, tolerance
-from coverage_exchange import Exchange, Reading, close_to
+from coverage_exchange import Exchange, Reading, Readings, close_to
 from coverage_references import REFERENCES
 from coverage_subject import (
     ABSENT,
@@ -45,13 +45,13 @@ from transformers.activations import ACT2FN
 
 from actscope import Site
 
-__all__ = ["MLP_KINDS", "mlps"]
+__all__ = ["MLP_KINDS", "mlps", "structure"]
 
 MLP_KINDS = ("mlp_pre", "mlp_post", "router")
 MLP_PART = re.compile(
     r"mlp\w*|\w*_mlp|ffn\w*|\w*ffn|\w*feed_?forward\w*|fc_?[12i]|intermediate|lin1|ff", re.I
 )
-MLP_CLASS = re.compile(r".*(MLP|FeedForward|FFN).*")
+MLP_CLASS = re.compile(r".*(MLP|FeedForward|FFN|LayerFF|DenseAct|DenseGated).*")
 EXPERT_CLASS = re.compile(r"Experts$|Top[kK](Router|Gating)|MoE$|SparseMoe|MoeBlock")
 ACTS = ("act", "act_fn", "activation_fn", "activation", "intermediate_act_fn", "gelu_impl",
         "activation_function", "nonlinearity")  # fmt: skip
@@ -198,34 +198,42 @@ class Judged:
         if pre.shape != post.shape:
             return f"{pre.shape[-1]} neurons, and mlp_post has {post.shape[-1]}"
         reading = exchange.linear_reading(post)
-        made = exchange.maker(pre, reading)
-        if reading is None or made is None:
-            return "?no linear map of the block returns it"
-        maker, places, factor = made
         chosen = list(range(0, pre.shape[-1], 5))
-        columns = [places[i] for i in chosen]
+        made = None if reading is None else self.changed(exchange, reading, pre, chosen)
+        if reading is None or made is None:
+            return "?no module of the block returns or receives it"
+        after, factor = made
+        old_pre = pre[..., chosen].double()
+        new_pre = (old_pre / factor * 0.5 + 0.25) * factor
+        change_of = Followed(chosen, old_pre, new_pre, activations(self.subject, exchange.block))
+        for r in [reading, *exchange.readings]:  # a norm may stand in front of the last map
+            now = after[r.key].received if r.key in after else None
+            if r.received is None or now is None or r.received.shape != pre.shape:
+                continue
+            if change_of(r.received, now):
+                return self.by_reference("mlp_pre", layer)
+        return "mlp_post does not follow by the type's own activation function"
 
-        def change(tensor: Tensor) -> Tensor:
+    def changed(
+        self, exchange: Exchange, reading: Reading, pre: Tensor, chosen: list[int]
+    ) -> tuple[Readings, float] | None:
+        """The block with some neurons changed where they are made, and what they are times."""
+
+        def change(tensor: Tensor, columns: list[int]) -> Tensor:
             changed = tensor.clone()
             changed[..., columns] = changed[..., columns] * 0.5 + 0.25
             return changed
 
-        after = exchange.with_output(maker, change)
-        now = after[reading.key].received
-        assert now is not None
-        others = [i for i in range(pre.shape[-1]) if i not in chosen]
-        if not close_to(now[..., others], post[..., others]):
-            return "changing some of its neurons changes others of mlp_post"
-        old_pre = pre[..., chosen].double()
-        new_pre = (old_pre / factor * 0.5 + 0.25) * factor
-        old, new = post[..., chosen].double(), now[..., chosen].double()
-        allowed = 0.05 if pre.dtype != torch.float32 else 1e-4
-        for act in activations(self.subject, exchange.block):
-            ratio = (old * act(new_pre), new * act(old_pre))
-            size = (ratio[0].abs() + ratio[1].abs()).max()
-            if float((ratio[0] - ratio[1]).abs().max()) <= allowed * float(size):
-                return self.by_reference("mlp_pre", layer)
-        return "mlp_post does not follow by the type's own activation function"
+        made = exchange.maker(pre, reading)
+        if made is not None:
+            maker, places, factor = made
+            columns = [places[i] for i in chosen]
+            return exchange.with_output(maker, lambda t: change(t, columns)), factor
+        for r in exchange.readings:  # something lies between: a sparsity, a clamp
+            same = r.received is not None and r.received.shape == pre.shape
+            if same and torch.equal(r.received, pre) and r is not reading:
+                return exchange.with_input(r, lambda t: change(t, chosen))[0], 1.0
+        return None
 
     def judge_router(self, layer: int) -> str:
         """What Hugging Face records as router logits, or the own gate's output."""
@@ -269,6 +277,29 @@ class Judged:
             if not alike(ours[example], made, tolerance(ours)):
                 return "not what the reference written by hand computes"
         return ""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Whether some neurons, and only they, followed a change by the ratio of an activation."""
+
+    chosen: list[int]
+    before: Tensor
+    after: Tensor
+    acts: list[Callable[[Tensor], Tensor]]
+
+    def __call__(self, old: Tensor, new: Tensor) -> bool:
+        others = [i for i in range(old.shape[-1]) if i not in self.chosen]
+        if torch.equal(old, new) or not close_to(new[..., others], old[..., others]):
+            return False
+        allowed = 0.05 if old.dtype != torch.float32 else 1e-4
+        a, b = old[..., self.chosen].double(), new[..., self.chosen].double()
+        for act in self.acts:
+            ratio = (a * act(self.after), b * act(self.before))
+            size = (ratio[0].abs() + ratio[1].abs()).max()
+            if float((ratio[0] - ratio[1]).abs().max()) <= allowed * float(size):
+                return True
+        return False
 
 
 def _keep(found: list[Tensor], index: int | None) -> Callable[..., None]:
@@ -329,6 +360,10 @@ def activations(subject: Subject, block: nn.Module) -> list[Callable[[Tensor], T
             if named and value in ACT2FN:
                 found.append(ACT2FN[value])
     found += [m for m in block.modules() if not list(m.children()) and not list(m.parameters())]
+    for module in block.modules():
+        if not isinstance(module, (nn.ModuleList, nn.Sequential)):
+            code = inspect.getsource(type(module))
+            found += [getattr(F, name) for name in re.findall(r"\bF\.(silu|gelu|relu)\(", code)]
     found += [F.gelu] if not found else []
 
     def applied(act: Any) -> Callable[[Tensor], Tensor]:

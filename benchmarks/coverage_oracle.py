@@ -2,18 +2,18 @@
 
 Residuals are compared with plain hooks on the type's own layers and with Hugging Face's
 ``hidden_states``; contributions are set to zero, which must change the block's output by exactly
-the contribution (``coverage_residuals``, ``coverage_contributions``). Queries, keys, values, patterns
-and neurons are compared with the type's own eager attention and exchanged in an untouched copy
-(``coverage_attention``, ``coverage_mlp``).
+the contribution (``coverage_residuals``, ``coverage_contributions``). Queries, keys, values,
+patterns and neurons are compared with the type's own eager attention and exchanged in an untouched
+copy (``coverage_attention``, ``coverage_mlp``).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from coverage_attention import ATTENTION_KINDS, attention
+from coverage_attention import attention
 from coverage_contributions import contributions
-from coverage_mlp import MLP_KINDS, mlps
+from coverage_mlp import MLP_KINDS, mlps, structure
 from coverage_residuals import ends, residuals, residuals_by_hidden_states
 from coverage_subject import (
     ABSENT,
@@ -55,11 +55,20 @@ NO_TOKEN_STREAM = {
 """Types without one residual row per token, by reading their code."""
 
 
-def judge_refusal(name: str, message: str) -> dict[str, Verdict]:
+def judge_refusal(name: str, hf: Any, message: str) -> dict[str, Verdict]:
     """Verdicts on a type that actscope refuses as a whole."""
     if name in NO_TOKEN_STREAM:
         return {kind: Verdict(ABSENT, NO_TOKEN_STREAM[name]) for kind in KINDS}
-    return {kind: Verdict(UNAVAILABLE, message) for kind in KINDS}
+    refused = {kind: Verdict(UNAVAILABLE, message) for kind in KINDS}
+    return refused | {kind: Verdict(ABSENT, why) for kind, why in absent(hf).items()}
+
+
+def absent(hf: Any) -> dict[str, str]:
+    """Sites inside MLPs that a type has nowhere, by the names of its classes and parts."""
+    found = structure(hf, ())
+    if found != "experts":
+        return {"router": "no block has experts"}
+    return {}
 
 
 def judge(name: str, model: Any) -> dict[str, Verdict]:
@@ -78,8 +87,11 @@ def judge(name: str, model: Any) -> dict[str, Verdict]:
         verdicts |= mlps(subject)
     else:
         verdicts |= residuals_by_hidden_states(subject)
-        kinds = ("resid_mid", "attn_out", "mlp_out", *ATTENTION_KINDS, *MLP_KINDS)
+        kinds = ("resid_mid", "attn_out", "mlp_out", *MLP_KINDS)
         verdicts |= {kind: unjudged_or(subject, kind) for kind in kinds}
+        verdicts |= attention(subject)
+        nowhere = absent(subject.hf)
+        verdicts |= {kind: Verdict(ABSENT, why) for kind, why in nowhere.items()}
     verdicts |= ends(subject)
     return {kind: verdicts[kind] for kind in KINDS}
 

@@ -106,7 +106,7 @@ def own_layers(hf: nn.Module, batch: Batch) -> list[nn.Module]:
         found = [m for m in called if classes and isinstance(m, classes)]
         if len(found) > 1:
             order = {m: i for i, m in enumerate(hf.modules())}
-            return sorted(found, key=lambda m: order[m])
+            return whole_items(hf, sorted(found, key=lambda m: order[m]))
     depth = getattr(hf.config.get_text_config(), "num_hidden_layers", None)
     lists = [
         list(m)
@@ -131,6 +131,16 @@ def layer_numbers(subject: Subject) -> list[int]:
         last = subject.paths[id(layer)].rsplit(".", 1)[-1]
         numbers.append(int(last) if last.isdigit() else len(numbers))
     return numbers if numbers == sorted(set(numbers)) else list(range(len(numbers)))
+
+
+def whole_items(hf: nn.Module, found: list[nn.Module]) -> list[nn.Module]:
+    """The items of a list that hold one of these each: a recorded layer may be a part of one."""
+    for part in hf.modules():
+        if isinstance(part, nn.ModuleList) and len(part) == len(found):
+            held = zip(part, found, strict=True)
+            if all(any(m is inner for inner in item.modules()) for item, m in held):
+                return list(part)
+    return found
 
 
 def floats(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
