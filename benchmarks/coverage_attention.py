@@ -258,6 +258,8 @@ class Judged:
             k = self.pair.site("k", number, example).double()
             if q.shape[1] % k.shape[1] or q.shape[1] != pattern.shape[0]:
                 return f"{q.shape[1]} and {k.shape[1]} heads for {pattern.shape[0]} patterns"
+            if q.shape[-1] != k.shape[-1]:
+                return f"queries have {q.shape[-1]} entries a head, keys {k.shape[-1]}"
             k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
             logs.append(pattern.double().clamp_min(1e-30).log() - self.added(layer, example))
             products.append(torch.einsum("qhd,khd->hqk", q, k))

@@ -201,7 +201,7 @@ class Judged:
         chosen = list(range(0, pre.shape[-1], 5))
         made = None if reading is None else self.changed(exchange, reading, pre, chosen)
         if reading is None or made is None:
-            return "?no module of the block returns or receives it"
+            return "no module of the block returns or receives it"
         after, factor = made
         old_pre = pre[..., chosen].double()
         new_pre = (old_pre / factor * 0.5 + 0.25) * factor

@@ -141,6 +141,18 @@ def test_neurons_of_blocks_that_rescale(name: str) -> None:
             assert torch.allclose(ours, rows[0], atol=2e-4 * float(rows.abs().max()))
 
 
+def test_what_is_activated_may_be_sparse() -> None:
+    """Gemma 3n cuts its gate before activating it: a few entries are left, none below zero."""
+    hf = coverage_models.tiny_model("gemma3n_text")
+    assert hf.config.activation_sparsity_pattern[0] > 0
+    texts = tokens()
+    got = wrap_model(hf).capture(texts, sites="mlp_pre", layers=[0])
+    for example, ids in enumerate(texts):
+        (rows,) = seen(hf, "model.layers.0.mlp.act_fn", ids, "input")
+        assert float((rows == 0).float().mean()) > 0.5
+        assert torch.allclose(got["mlp_pre", 0][example], rows[0], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "pre", "act"),
     [

@@ -287,6 +287,8 @@ def _by_function(
             continue
         for act, function in _FUNCTIONS.items():
             acted = function(out)
+            if same(acted, out):
+                continue  # a relu of what is positive already does nothing
             if _rounds_to(acted, post):
                 return Inside(path, "output", out, f"{act}(mlp_pre) == {name}; {path}")
             for up_name, up in _ups(calls, out):
