@@ -36,8 +36,8 @@ every kind of layer that the type has, its constants away from 1.
 
 {targets}
 
-A type counts as verified where every block that has such a thing is, and as applicable where its own
-code has such a thing anywhere.
+A type counts as verified where every block that has such a thing is, and as applicable where its
+own code has such a thing anywhere.
 
 ## How it is judged
 
@@ -52,10 +52,10 @@ Each row was judged by `benchmarks/coverage_oracle.py`, which does not use the r
 * **`resid_mid`**: what the block returns without its MLP;
 * **`pattern`**: Hugging Face's own attentions (`output_attentions=True` under eager attention), for
   the real tokens of a ragged batch;
-* **`v`, `z`**: Hugging Face's pattern times `v` is `z`; both are what the type's own eager attention
-  is given and returns, where it has such a function. Without one head of `v` that head's `z` is
-  zero and no other changes; without one head of `z` a sum in the block changes by that head's part of
-  the output projection;
+* **`v`, `z`**: Hugging Face's pattern times `v` is `z`; both are what the type's own eager
+  attention is given and returns, where it has such a function. Without one head of `v` that head's
+  `z` is zero and no other changes; without one head of `z` a sum in the block changes by that
+  head's part of the output projection;
 * **`q`, `k`**: the log-ratios of the patterns of two texts follow one scale times `q k`, up to what
   does not depend on the tokens; and they are what the type's own eager attention is given;
 * **`mlp_post`**: a linear map of the block receives it, and zeros in some neurons take exactly that
