@@ -71,7 +71,7 @@ def test_the_table_covers_the_types_and_nothing_in_it_is_wrong() -> None:
     for kinds, target in coverage_page.TARGETS:
         for kind in kinds:
             missed = 5 if kind == "resid_mid" else 0  # as the page says
-            assert coverage_page.share(found[kind]) >= target - missed, kind
+            assert coverage_page.share(found[kind]) >= (target or 75) - missed, kind
 
 
 def test_the_page_says_which_target_is_missed() -> None:
