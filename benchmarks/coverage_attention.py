@@ -334,6 +334,9 @@ def one_scale(
         best = min(scales, key=lambda s: fit(s)[0])
         off, slope = min(fit(best * 1.001**i) for i in range(-60, 61))
     allowed = 0.2 if half else 5e-3 if cap is not None else 1e-3
+    if half:  # scores are rounded before the softmax, large ones by much, and weights behind it
+        largest = max(float((p[visible] * slope).abs().max()) for p in products)
+        allowed += (2 + 4 * largest) * torch.finfo(torch.bfloat16).eps / spread
     if slope <= 0 or off > allowed:
         return f"the pattern's log-ratios do not follow from q and k (off by {off:.2g})"
     return ""

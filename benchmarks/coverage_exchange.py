@@ -198,24 +198,14 @@ class Exchange:
                 made = alone(r.module, without.to(reading.returned.dtype))
                 if made is not None and made.shape == r.returned.shape:
                     expected.append(made.double() - r.returned.double())
-        moved = [left.double() - self.left.double(), *self._moved(reading, after)]
-        half = reading.returned.dtype != torch.float32
-        for want in expected:
-            for got in moved:
-                allowed = 0.1 if half else 2e-3
-                if proportional(got, want, allowed) or by_channel(got, want, allowed):
-                    return ""
-        if any(in_streams(moved[0], want, 0.1 if half else 2e-3) for want in expected):
+        moved = [Moved.between(self.left, left), *self._moved(reading, after)]
+        if any(m.follows(want) for m in moved for want in expected):
             return ""
         return "without some of it no sum in the block changes by what the projection says"
 
-    @cached_property
-    def left(self) -> Tensor:
-        return self.run(lambda hooks: None)[1]
-
-    def _moved(self, reading: Reading, after: Readings) -> list[Tensor]:
+    def _moved(self, reading: Reading, after: Readings) -> list[Moved]:
         """How the inputs of later modules moved, but for those that only receive the same thing."""
-        moved: list[Tensor] = []
+        moved: list[Moved] = []
         for a in self.readings:
             x, y = a.received, after[a.key].received if a.key in after else None
             if x is None or y is None or reading.returned is None:
@@ -223,8 +213,12 @@ class Exchange:
             if x.shape != reading.returned.shape or torch.equal(x, y):
                 continue
             if not proportional(x.double(), reading.returned.double(), 1e-3):
-                moved.append(y.double() - x.double())
+                moved.append(Moved.between(x, y))
         return moved
+
+    @cached_property
+    def left(self) -> Tensor:
+        return self.run(lambda hooks: None)[1]
 
     def heads(self, z: Tensor) -> str:
         """Without one head the sum in the block changes by that head's part of the projection."""
@@ -266,6 +260,48 @@ class Exchange:
             if alone and others and not close_to(now[:, :, others], z[:, :, others]):
                 return f"without head {head} other heads of z change"
         return ""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How a tensor changed, and how much of that rounding can be.
+
+    Attributes:
+        by: The difference.
+        allowed: What a difference may miss, as a share of the largest.
+        noise: What rounding to the model's dtype may add, anywhere.
+    """
+
+    by: Tensor
+    allowed: float
+    noise: float
+
+    @classmethod
+    def between(cls, before: Tensor, after: Tensor) -> Moved:
+        half = before.dtype != torch.float32
+        # A sum is rounded at every step to where it comes out.
+        noise = 4 * torch.finfo(before.dtype).eps * float(before.abs().max()) if half else 0.0
+        return cls(after.double() - before.double(), 0.1 if half else 2e-3, noise)
+
+    def follows(self, want: Tensor) -> bool:
+        """Whether it is ``want`` times one constant, one a channel, or one a token and stream."""
+        if not float(self.by.abs().max()) or not float(want.abs().max()):
+            return False
+        if self.by.shape == want.shape:
+            x, y = self.by.flatten(0, 1), want.flatten(0, 1)
+            return self.fits(x, y, (0, 1)) or self.fits(x, y, (0,))
+        if self.by.shape[-1] % want.shape[-1]:
+            return False
+        split = self.by.unflatten(-1, (-1, want.shape[-1]))
+        return self.fits(split, want[..., None, :].expand_as(split), (-1,))
+
+    def fits(self, x: Tensor, y: Tensor, shared: tuple[int, ...]) -> bool:
+        """Whether one constant along these axes makes ``x`` of ``y``."""
+        size = y.pow(2).sum(shared, keepdim=True).clamp_min(1e-30)
+        slope = (x * y).sum(shared, keepdim=True) / size
+        if len(shared) == 2 and float(slope) <= 0:
+            return False
+        return bool((x - slope * y).abs().max() <= self.allowed * x.abs().max() + self.noise)
 
 
 def alone(module: nn.Module, given: Tensor) -> Tensor | None:
@@ -314,25 +350,6 @@ def proportional(a: Tensor, b: Tensor, allowed: float) -> bool:
         return False
     slope = float((a * b).sum() / b.pow(2).sum())
     return slope > 0 and float((a - slope * b).abs().max()) <= allowed * float(a.abs().max())
-
-
-def by_channel(a: Tensor, b: Tensor, allowed: float) -> bool:
-    """The same with one constant for each channel, as models have it that scale what they add."""
-    if a.shape != b.shape or not float(a.abs().max()) or not float(b.abs().max()):
-        return False
-    x, y = a.flatten(0, 1), b.flatten(0, 1)
-    slope = (x * y).sum(0) / y.pow(2).sum(0).clamp_min(1e-30)
-    return bool((x - slope * y).abs().max() <= allowed * x.abs().max())
-
-
-def in_streams(a: Tensor, b: Tensor, allowed: float) -> bool:
-    """Whether each of several streams side by side moved by ``b`` times a number of each token."""
-    if a.shape[-1] == b.shape[-1] or a.shape[-1] % b.shape[-1] or not float(a.abs().max()):
-        return False
-    split, want = a.unflatten(-1, (-1, b.shape[-1])), b[..., None, :]
-    size = want.pow(2).sum(-1, keepdim=True).clamp_min(1e-30)
-    slope = (split * want).sum(-1, keepdim=True) / size
-    return bool((split - slope * want).abs().max() <= allowed * a.abs().max())
 
 
 def close_to(a: Tensor, b: Tensor) -> bool:

@@ -205,6 +205,17 @@ def test_routers_that_choose_with_a_bias(name: str) -> None:
         assert torch.allclose(got["router", layer][0], theirs.float(), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["aria_text", "mixtral", "glm4_moe"])
+def test_a_router_has_as_many_logits_as_there_are_experts(name: str, dtype: torch.dtype) -> None:
+    """In half precision many tensors nearly give some weights: the stream must not pass for one."""
+    model = wrap_model(coverage_models.tiny_model(name, dtype))
+    found = [i for i in range(model.n_layers) if model.sites()[Site("router", i)].verified]
+    assert found
+    for layer in found:
+        assert model.capture(tokens(), sites=f"router.{layer}")["router", layer][0].shape[-1] == 4
+
+
 def test_a_batch_of_one_length_and_a_ragged_one_agree() -> None:
     """The turns of a shared block are counted anew in every pass of one session."""
     model = wrap_model(coverage_models.tiny_model("encoder/albert"))
