@@ -20,7 +20,7 @@ DEV_STAMP := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow check format clean
+.PHONY: help setup demo test test-slow check coverage format clean
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=URL] [OUT=FOLDER]"
@@ -46,6 +46,9 @@ check: $(DEV_STAMP)  ## format, lint, types, tests: what must pass before a comm
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(MAKE) --no-print-directory test
+
+coverage: $(DEV_STAMP)  ## judge every site on every type again: docs/coverage.md, ten minutes
+	$(BIN)/python benchmarks/coverage.py --again
 
 format: $(DEV_STAMP)  ## format the code and fix what the linter can
 	$(BIN)/ruff format .

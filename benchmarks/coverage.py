@@ -12,6 +12,7 @@ offers is judged by ``coverage_oracle``, which knows nothing of the resolver.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import logging
 import multiprocessing
@@ -47,7 +48,7 @@ def measure(name: str, dtype: str) -> dict[str, Any]:
     try:
         model = actscope.wrap_model(hf)
     except ModelLoadError as error:
-        verdicts = coverage_oracle.judge_refusal(name, f"{error.what}: {error.got}")
+        verdicts = coverage_oracle.judge_refusal(name, hf, f"{error.what}: {error.got}")
     else:
         verdicts = coverage_oracle.judge(name, model)
     sites = {k: {"status": v.status, **({"reason": v.reason} if v.reason else {})}
@@ -105,7 +106,7 @@ def main() -> None:
                     f"{place + 1}/{len(names)} {line(name, results[name])}", soft_wrap=True
                 )
     if options.out == RESULTS:
-        PAGE.write_text(page(results, record.get("environment") or environment()))
+        PAGE.write_text(page(results, json.loads(RESULTS.read_text())["environment"]))
 
 
 def save(path: Path, results: dict[str, Any]) -> None:
@@ -115,7 +116,8 @@ def save(path: Path, results: dict[str, Any]) -> None:
     types = {k: results[k] for k in sorted(results, key=lambda k: order.get(k, 999))}
     new = path.with_suffix(".new")
     lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in types.items())
-    head = json.dumps(environment())
+    today = datetime.date.today().isoformat()
+    head = json.dumps({**environment(), "date": today})
     new.write_text(f'{{\n "environment": {head},\n "types": {{\n{lines}\n }}\n}}\n')
     new.replace(path)
 

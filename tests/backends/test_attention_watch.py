@@ -294,7 +294,7 @@ class Block(nn.Module):
     ("how", "refused", "says"),
     [
         ("plain", set(), ""),
-        ("gated", {"z"}, "no linear module reads the attention output"),
+        ("gated", set(), ""),  # z is read where attention returns it
         ("relative", {"q", "k"}, "depends on tokens beyond q k"),
         ("strange", {"q", "k", "v", "z", "pattern"}, "no attention operation was seen"),
     ],

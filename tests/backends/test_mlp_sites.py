@@ -116,6 +116,13 @@ def test_neurons_are_columns_and_only_they_are_kept() -> None:
     ]]))  # fmt: skip
 
 
+class Shift(nn.Module):
+    """Linear, and every token gets the row of the token before it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.roll(1, 1) * 0.5 + x
+
+
 class Twisted(nn.Module):
     """An MLP with something that is no activation where one is expected."""
 
@@ -123,17 +130,21 @@ class Twisted(nn.Module):
         super().__init__()
         self.up, self.down, self.gate = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 12)
         self.act: nn.Module = nn.Softmax(-1) if how == "softmax" else nn.Tanh()
-        self.norm = nn.LayerNorm(12)
+        self.norm, self.shift = nn.LayerNorm(12), Shift()
         self.how = how
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.how == "functional":
             return self.down(torch.tanh(self.up(x)))
+        if self.how == "sine":
+            return self.down(torch.sin(self.up(x)))
         inner = self.act(self.up(x))
         if self.how == "normed":
             inner = self.norm(inner)
         if self.how == "gate":
             inner = inner * self.gate(x)
+        if self.how == "shifted":  # linear, but each token gets the row before
+            return self.shift(self.down(inner))
         return self.down(inner) if self.how != "curved" else torch.tanh(self.down(inner))
 
 
@@ -175,9 +186,11 @@ class Net(nn.Module):
     [
         ("plain", True, True),
         ("gate", True, True),
-        ("normed", False, True),
+        ("normed", True, True),
         ("softmax", False, True),
-        ("functional", False, True),
+        ("functional", True, True),
+        ("sine", False, True),
+        ("shifted", False, False),
         ("curved", False, False),
     ],
 )

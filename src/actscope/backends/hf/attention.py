@@ -12,10 +12,9 @@ Where one of these does not hold, that site is unavailable, with the reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
 
 from actscope.backends.hf.attention_call import (
     AttentionCall,
@@ -31,9 +30,9 @@ from actscope.backends.hf.attention_watch import (
 )
 from actscope.backends.hf.blocks import Blocks, same
 from actscope.backends.hf.contributions import Contributions
-from actscope.backends.hf.linear import is_affine
+from actscope.backends.hf.linear import is_affine, is_row_wise
 from actscope.backends.hf.probe import PROBE_TOKENS, Probe
-from actscope.backends.hf.trace import Call, Trace
+from actscope.backends.hf.trace import Call
 
 __all__ = ["LayerAttention", "solve_attention"]
 
@@ -79,13 +78,13 @@ def solve_attention(
 def _solve_layer(
     probe: Probe, blocks: Blocks, contribution: Contributions, layer: int, causal: bool
 ) -> LayerAttention:
-    if layer in blocks.skipped or blocks.times(layer) > 1 or not blocks.is_module(layer):
-        return _refused(_no_single_run(blocks, layer))
-    solved = _locate(probe.attention[0], blocks.paths[layer], PROBE_TOKENS)
+    if layer in blocks.skipped or not blocks.is_module(layer):
+        return _refused(_no_module(blocks, layer))
+    solved = _locate(probe.attention[0], blocks, layer, PROBE_TOKENS)
     if solved.call is None or solved.route is None:
         return solved
-    _check_output(solved, probe, blocks.paths[layer], contribution)
     _check_pattern(solved, causal)
+    _check_output(solved, probe, blocks, layer, contribution)
     if "pattern" in solved.found:
         _check_query_and_key(solved, probe.attention)
     else:
@@ -93,17 +92,19 @@ def _solve_layer(
     return solved
 
 
-def _no_single_run(blocks: Blocks, layer: int) -> str:
+def _no_module(blocks: Blocks, layer: int) -> str:
     if layer in blocks.skipped:
         return "the block does not run on text alone"
-    if blocks.times(layer) > 1:
-        return f"the block's module runs {blocks.times(layer)} times in one pass"
     return "the block is no module of its own: its parts stand in lists side by side"
 
 
-def _locate(probe: AttentionProbe, block: str, length: int) -> LayerAttention:
+def _locate(probe: AttentionProbe, blocks: Blocks, layer: int, length: int) -> LayerAttention:
     """The one attention operation of a block."""
+    block, turn, times = blocks.paths[layer], blocks.turns[layer], blocks.times(layer)
+    if times > 1:
+        probe = probe.turn(turn, times)
     found = _by_interface(probe, block) or _by_functions(probe, block, length)
+    found = [(replace(route, turn=turn, times=times), call) for route, call in found]
     if not found:
         return _refused(
             "no attention operation was seen in the block: it calls neither a transformers "
@@ -259,7 +260,7 @@ def _scores_follow(route: Route, probes: tuple[AttentionProbe, AttentionProbe]) 
         Why not; empty where it does.
     """
     moved: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for probe in probes:
+    for probe in (p.turn(route.turn, route.times) for p in probes):
         events = probe.events.get(route.path, [])
         if len(events) <= route.events[-1]:
             return "the two probes went different ways through the module"
@@ -287,47 +288,54 @@ def _exact(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _check_output(
-    solved: LayerAttention, probe: Probe, block: str, contribution: Contributions
+    solved: LayerAttention, probe: Probe, blocks: Blocks, layer: int, contribution: Contributions
 ) -> None:
-    """Some module reads the output, heads side by side, and makes ``attn_out`` of it."""
-    call = solved.call
-    assert call is not None
+    """A linear module reads the output, heads side by side, or the output is the pattern times v.
+
+    Where a gate or a norm lies between attention and the projection, no module receives ``z``: it
+    is then read where attention returns it.
+    """
+    call, route = solved.call, solved.route
+    assert call is not None and route is not None
     flat = call.output.reshape(*call.output.shape[:2], -1)
-    trace = probe.plain
-    readers = _readers(probe.model, trace, block, flat)
-    if not readers:
-        solved.refused["z"] = (
-            "no linear module reads the attention output as it is (a gate or a norm lies between)"
+    turn, times = blocks.turns[layer], blocks.times(layer)
+    readers = _readers(probe, blocks, layer, flat)
+    target = probe.plain.turn(contribution.attn, turn, times) if contribution.attn else None
+    made = {path: _makes(probe.plain.calls[path][turn], target) for path in readers if target}
+    path = next((path for path in readers if made.get(path) or target is None), "")
+    if path:
+        solved.out_proj = path
+        what = made.get(path) or "a linear module reads the attention output"
+        solved.found["z"] = f"{what}, bitwise; {path}"
+    elif "pattern" in solved.found:
+        solved.out_proj = readers[0] if readers else ""
+        lies = (
+            f"{readers[0]} reads it" if readers else "a gate or a norm lies before the projection"
         )
-        return
-    target = trace.single(contribution.attn) if contribution.attn else None
-    if target is None:
-        solved.out_proj = readers[0]
-        solved.found["z"] = f"{readers[0]} reads the attention output, bitwise"
-        return
-    for path in readers:
-        what = _makes(trace.calls[path][0], target)
-        if what:
-            solved.out_proj = path
-            solved.found["z"] = f"{what}, bitwise; {path}"
-            return
-    solved.refused["z"] = f"{readers[0]} reads it, but what it returns is not attn_out"
+        solved.found["z"] = f"what attention returns, pattern @ v; {lies}; {route.path}"
+    else:
+        solved.refused["z"] = (
+            f"{readers[0]} reads it, but what it returns is not attn_out" if readers else
+            "no linear module reads the attention output as it is (a gate or a norm lies between)"
+        )  # fmt: skip
 
 
-def _readers(model: nn.Module, trace: Trace, block: str, tensor: torch.Tensor) -> list[str]:
+def _readers(probe: Probe, blocks: Blocks, layer: int, tensor: torch.Tensor) -> list[str]:
     """The linear modules of a block that receive a tensor, outermost ones first.
 
     Several do where one wraps another, as an adapter's layer wraps the plain projection.
     """
-    found = [
-        path
-        for path, calls in trace.calls.items()
-        if path.startswith(block + ".")
-        and len(calls) == 1
-        and calls[0].inputs
-        and same(calls[0].inputs[0], tensor)
-        and is_affine(model, path, calls[0].inputs[0])
-    ]
+    block, turn, times = blocks.paths[layer], blocks.turns[layer], blocks.times(layer)
+    found: list[str] = []
+    for path in probe.plain.calls:
+        call = probe.plain.turn(path, turn, times) if path.startswith(block + ".") else None
+        if call is None or not call.inputs or not same(call.inputs[0], tensor):
+            continue
+        given = call.inputs[0]
+        if given.shape[:2] != tensor.shape[:2] and given.ndim != 2:
+            continue  # tokens first: with more examples than one its rows stand in another order
+        if is_affine(probe.model, path, given) and is_row_wise(probe.model, path, given):
+            found.append(path)
     return sorted(found, key=lambda path: path.count("."))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -26,6 +26,27 @@ class AttentionProbe:
 
     calls: dict[str, list[AttentionCall]] = field(default_factory=dict[str, "list[AttentionCall]"])
     events: dict[str, list[Event]] = field(default_factory=dict[str, "list[Event]"])
+
+    def turn(self, turn: int, times: int) -> AttentionProbe:
+        """What one of several runs did, where a module runs ``times`` times in one pass.
+
+        Modules that did not do the same in every run are left out.
+        """
+        if times == 1:
+            return self
+        return AttentionProbe(_part(self.calls, turn, times), _part(self.events, turn, times))
+
+
+_Seen = TypeVar("_Seen", AttentionCall, Event)
+
+
+def _part(seen: dict[str, list[_Seen]], turn: int, times: int) -> dict[str, list[_Seen]]:
+    parts: dict[str, list[_Seen]] = {}
+    for path, found in seen.items():
+        size, left = divmod(len(found), times)
+        if not left:
+            parts[path] = found[turn * size : (turn + 1) * size]
+    return parts
 
 
 @contextmanager

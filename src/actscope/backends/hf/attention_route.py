@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +31,15 @@ class Route:
             scaled_dot_product_attention) or ``softmax`` (two matrix products around a softmax).
         events: For ``sdpa`` the place of that call among the module's events; for ``softmax`` the
             places of the scores' product, the softmax and the product with the values.
+        turn: Which of the module's operations it is, where the module runs several times.
+        times: How many those are in one pass.
     """
 
     path: str
     kind: str
     events: tuple[int, ...] = ()
+    turn: int = 0
+    times: int = 1
 
 
 def softmax_call(scores: Event, softmax: Event, mixed: Event, n: int) -> AttentionCall:
@@ -57,12 +61,12 @@ def _by_head(tensor: torch.Tensor, n: int) -> torch.Tensor:
     return tensor.reshape(n, -1, *tensor.shape[-2:])
 
 
+Listener = Callable[[Route, AttentionCall], None]
+
+
 @contextmanager
 def watching(
-    model: nn.Module,
-    routes: Iterable[Route],
-    n: int,
-    listener: Callable[[str, AttentionCall], None],
+    model: nn.Module, routes: Iterable[Route], n: int, listener: Listener
 ) -> Generator[None]:
     """Tell ``listener`` about the attention operations of some routes in a forward pass.
 
@@ -70,23 +74,42 @@ def watching(
         model: The model.
         routes: Which operations.
         n: Examples in the batch.
-        listener: Gets a route's path and the operation, while the model runs.
+        listener: Gets a route and the operation, while the model runs.
     """
-    by_path = {route.path: route for route in routes}
+    by_path: dict[str, list[Route]] = {}
+    for route in dict.fromkeys(routes):
+        by_path.setdefault(route.path, []).append(route)
     modules = {model.get_submodule(path): path for path in by_path}
+    told = _Turns(by_path, listener)
     with ExitStack() as stack:
-        if any(route.kind == "interface" for route in by_path.values()):
+        if any(of_path[0].kind == "interface" for of_path in by_path.values()):
 
             def heard(module: nn.Module, call: AttentionCall) -> None:
                 path = modules.get(module)
-                if path is not None and by_path[path].kind == "interface":
-                    listener(path, call)
+                if path is not None and by_path[path][0].kind == "interface":
+                    told(path, call)
 
             stack.enter_context(watching_interface(heard))
-        inside = {p: r for p, r in by_path.items() if r.kind != "interface"}
+        inside = {p: of_path[0] for p, of_path in by_path.items() if of_path[0].kind != "interface"}
         if inside:
-            stack.enter_context(_watching_functions(model, inside, n, listener))
+            stack.enter_context(_watching_functions(model, inside, n, told))
         yield
+
+
+class _Turns:
+    """Counts the operations of each module and tells those that are a route's turn."""
+
+    def __init__(self, by_path: Mapping[str, Sequence[Route]], listener: Listener) -> None:
+        self._by_path = by_path
+        self._listener = listener
+        self._seen = dict.fromkeys(by_path, 0)
+
+    def __call__(self, path: str, call: AttentionCall) -> None:
+        seen = self._seen[path]
+        self._seen[path] = seen + 1
+        for route in self._by_path[path]:
+            if seen % route.times == route.turn:
+                self._listener(route, call)
 
 
 @contextmanager
@@ -94,7 +117,7 @@ def _watching_functions(
     model: nn.Module,
     routes: Mapping[str, Route],
     n: int,
-    listener: Callable[[str, AttentionCall], None],
+    told: Callable[[str, AttentionCall], None],
 ) -> Generator[None]:
     held: dict[str, dict[int, Event]] = {}
 
@@ -110,7 +133,7 @@ def _watching_functions(
                 return  # another path through the module's code: the site counts as not reached
             call = sdpa_call(events[0]) if route.kind == "sdpa" else _softmax_of(events, n)
             if call is not None:
-                listener(path, call)
+                told(path, call)
 
     watch = FunctionWatch(heard)
     handles: list[Any] = []

@@ -79,17 +79,18 @@ def chosen_columns(tensor: torch.Tensor, parts: Sequence[int], size: int) -> tor
 
 
 def head_rows(call: AttentionCall, part: str, heads: Sequence[int]) -> torch.Tensor:
-    """Queries, keys or values, heads side by side.
+    """Queries, keys, values or what each head adds up from the values, heads side by side.
 
     Args:
         call: The operation.
-        part: ``q``, ``k`` or ``v``.
+        part: ``q``, ``k``, ``v`` or ``z``.
         heads: Which; empty for all.
 
     Returns:
         ``[n, pos, head * d_head]``.
     """
-    tensor = {"q": call.query, "k": call.key, "v": call.value}[part]
+    z = call.output.transpose(1, 2)
+    tensor = {"q": call.query, "k": call.key, "v": call.value, "z": z}[part]
     if heads:
         index = torch.tensor(heads, dtype=torch.int64, device=tensor.device)
         tensor = tensor.index_select(1, index)

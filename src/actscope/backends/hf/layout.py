@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["PLAIN", "Layout", "layout_of"]
+__all__ = ["PLAIN", "Layout", "inner_layout", "layout_of"]
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,20 @@ def layout_of(shape: tuple[int, ...], n: int, pos: int) -> Layout | None:
         if shape[1:3] == (n, pos):
             return Layout(axes=(1, 2, 0, 3), streams=shape[0])
     return None
+
+
+def inner_layout(shape: tuple[int, ...], n: int, pos: int, block: Layout) -> Layout | None:
+    """How a tensor inside a block holds token rows, or None where that is not certain.
+
+    Args:
+        shape: Of the tensor.
+        n: Examples.
+        pos: Tokens of each.
+        block: How the block's own stream lies: rows that are no tokens, and axes, are the same.
+    """
+    if len(shape) == 2:  # examples and tokens on one axis
+        return PLAIN if shape[0] == n * pos and not block.axes and not block.before else None
+    found = layout_of(shape, n, pos)
+    if found is None or found.streams > 1:
+        return None
+    return found if found == PLAIN or found in (block, Layout(block.axes, block.before)) else None

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from actscope.backends.hf.attention_call import AttentionCall
-from actscope.backends.hf.attention_route import watching
+from actscope.backends.hf.attention_route import Route, watching
 from actscope.backends.hf.attention_rows import chosen_columns, head_rows
 from actscope.backends.hf.exclusive import alone, innermost, is_innermost
 from actscope.backends.hf.forward import text_config
@@ -170,10 +170,10 @@ class LiveRecorder:
             for site, tap in self._taps.items():
                 if tap.side != "attention":
                     undo.callback(self._hook(site, tap).remove)
-            routes = {tap.path: tap.route for tap in self._taps.values() if tap.route is not None}
+            routes = [tap.route for tap in self._taps.values() if tap.route is not None]
             if routes:
                 hf, rows = self._model.hf, self._shape.rows
-                undo.enter_context(watching(hf, routes.values(), rows, self._on_attention))
+                undo.enter_context(watching(hf, routes, rows, self._on_attention))
             undo.enter_context(innermost(self))
             self._undo = undo.pop_all()
         return self
@@ -210,9 +210,9 @@ class LiveRecorder:
 
         return hook
 
-    def _on_attention(self, path: str, call: AttentionCall) -> None:
+    def _on_attention(self, route: Route, call: AttentionCall) -> None:
         for site, tap in self._taps.items():
-            if tap.side == "attention" and tap.path == path:
+            if tap.side == "attention" and tap.route == route:
                 rows = head_rows(call, tap.name, site.parts)
                 # Keys and values of all tokens so far: the newest stand last.
                 self._keep(site, rows[:, -self._columns(site) :], 1.0)

@@ -238,8 +238,8 @@ def _map_attention(found: ModelMap, solved: list[LayerAttention]) -> None:
         for part, how in attention.found.items():
             site = Site(part, layer)
             tap = Tap(route.path, "attention", name=part, route=route)
-            if part == "z":
-                tap = Tap(attention.out_proj, "input")
+            if part == "z" and attention.out_proj:
+                tap = Tap(attention.out_proj, "input", turn=found.blocks.turns[layer])
             tensor = tensors.get(part, call.query)
             found.verified(site, tap, tensor, how)
             found.heads[site] = call.n_kv_heads if part in ("k", "v") else call.n_heads
@@ -255,7 +255,7 @@ def _map_mlp(found: ModelMap, solved: list[LayerMlp]) -> None:
         for kind, reason in mlp.refused.items():
             found.unavailable(Site(kind, layer), reason)
         for kind, inside in mlp.found.items():
-            tap = Tap(inside.path, inside.side)
+            tap = Tap(inside.path, inside.side, turn=inside.turn, layout=inside.layout)
             found.verified(Site(kind, layer), tap, inside.tensor, inside.how)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from actscope.backends.hf.attention_call import AttentionCall
-from actscope.backends.hf.attention_route import watching
+from actscope.backends.hf.attention_route import Route, watching
 from actscope.backends.hf.attention_rows import (
     chosen_columns,
     head_rows,
@@ -252,15 +252,15 @@ class HFSession:
 
     def _watching(self, n: int) -> AbstractContextManager[None]:
         """See the attention operations of the sites asked for; nothing where there are none."""
-        routes = {tap.path: tap.route for tap in self._attention.values() if tap.route is not None}
+        routes = [tap.route for tap in self._attention.values() if tap.route is not None]
         if not routes:
             return nullcontext()
-        return watching(self._model.hf, routes.values(), n, self._on_attention)
+        return watching(self._model.hf, routes, n, self._on_attention)
 
-    def _on_attention(self, path: str, call: AttentionCall) -> None:
+    def _on_attention(self, route: Route, call: AttentionCall) -> None:
         for site, tap in self._attention.items():
             kept = self._kept
-            if kept is None or tap.path != path or site not in kept.pending:
+            if kept is None or tap.route != route or site not in kept.pending:
                 continue
             if not is_innermost(self):
                 return

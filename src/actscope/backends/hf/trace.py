@@ -37,11 +37,13 @@ class Call:
         order: When it returned, counted over the pass.
         inputs: The floating-point tensors it received, positional ones first.
         output: The first floating-point tensor it returned, or None.
+        indices: The tensors of whole numbers it received.
     """
 
     order: int
     inputs: tuple[torch.Tensor, ...]
     output: torch.Tensor | None
+    indices: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass
@@ -146,13 +148,15 @@ def _recorder(
     path: str, trace: Trace, returned: Iterator[int]
 ) -> tuple[Callable[..., None], Callable[..., None]]:
     """The two hooks of one module: copy what enters, then file it with what leaves."""
-    inside: list[tuple[torch.Tensor, ...]] = []
+    inside: list[tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]] = []
     thread = OneThread()
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not thread.here:
             return
-        inside.append(tuple(x.detach().clone() for x in float_inputs(args, kwargs)))
+        floats = tuple(x.detach().clone() for x in float_inputs(args, kwargs))
+        whole = [x for x in (*args, *kwargs.values()) if _is_index_tensor(x)]
+        inside.append((floats, tuple(x.detach().clone() for x in whole)))
 
     def leave(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -161,10 +165,15 @@ def _recorder(
             return
         tensor = first_tensor(output)
         copy = None if tensor is None else tensor.detach().clone()
-        trace.calls.setdefault(path, []).append(Call(next(returned), inside.pop(), copy))
+        inputs, indices = inside.pop()
+        trace.calls.setdefault(path, []).append(Call(next(returned), inputs, copy, indices))
 
     return enter, leave
 
 
 def _is_float_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _is_index_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype in (torch.int64, torch.int32)
