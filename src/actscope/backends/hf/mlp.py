@@ -22,7 +22,7 @@ from actscope.backends.hf.contributions import Contributions
 from actscope.backends.hf.layout import PLAIN, Layout, inner_layout
 from actscope.backends.hf.linear import is_affine, is_elementwise, is_row_wise
 from actscope.backends.hf.probe import PROBE_TOKENS, Probe
-from actscope.backends.hf.router import Router, find_router
+from actscope.backends.hf.router import Experts, find_router
 from actscope.backends.hf.sums import is_multiple
 from actscope.backends.hf.trace import Call, Trace
 
@@ -52,10 +52,17 @@ class Inside:
 
 @dataclass
 class LayerMlp:
-    """The MLP of one block: site name -> what was found, or why it is unavailable."""
+    """The MLP of one block.
+
+    Attributes:
+        found: Site name -> what was found.
+        refused: Site name -> why it is unavailable.
+        experts: How experts are chosen, in a mixture of experts whose router was found.
+    """
 
     found: dict[str, Inside] = field(default_factory=dict[str, Inside])
     refused: dict[str, str] = field(default_factory=dict[str, str])
+    experts: Experts | None = None
 
 
 def solve_mlp(
@@ -111,7 +118,8 @@ def _solve_layer(probe: Probe, blocks: Blocks, contribution: Contributions, laye
             "weights that the block uses"
         )
     else:
-        solved.found["router"] = _of_router(router)
+        solved.found["router"] = Inside(router.path, "output", router.logits, router.how)
+        solved.experts = router.experts
     post = _last_linear(model, calls, contribution) if contribution.mlp else None
     if post is None and router is None and not contribution.added:
         post = _only_mlp(model, calls, blocks.paths[layer])
@@ -131,10 +139,6 @@ def _solve_layer(probe: Probe, blocks: Blocks, contribution: Contributions, laye
     else:
         solved.found["mlp_pre"] = pre
     return solved
-
-
-def _of_router(router: Router) -> Inside:
-    return Inside(router.path, "output", router.logits, router.how)
 
 
 def _no_mlp(contribution: Contributions) -> str:

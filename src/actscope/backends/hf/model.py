@@ -29,6 +29,7 @@ from actscope.backends.hf.padding import pads_alike, rows_alike
 from actscope.backends.hf.placement import check_model, input_device
 from actscope.backends.hf.read_modules import read_modules
 from actscope.backends.hf.resolve import Tap, known_sites, resolve
+from actscope.backends.hf.router import Experts
 from actscope.backends.hf.session import HFSession
 from actscope.backends.hf.stacks import decoder_row, reads_two_texts, target_of
 from actscope.backends.hf.tokens import check_text_span, encode_example
@@ -142,6 +143,16 @@ class HFModel(Experiments, Adaptable, Answering):
         """How many heads a site has, those chosen where some are; 0 where it has no heads."""
         self._tap(site)
         return (len(site.parts) or self._map.heads[site]) if site.whole in self._map.heads else 0
+
+    def experts(self, layer: int) -> Experts:
+        """How many experts a layer has, through how many a token goes, and how they are chosen.
+
+        Raises:
+            SiteUnavailableError: the layer has no verified router, with the reason.
+        """
+        (site,) = self.expand("router", [layer])
+        assert site.layer is not None
+        return self._map.experts[site.layer]
 
     def site_dtype(self, site: Site) -> torch.dtype:
         """The dtype the model computes a site in."""

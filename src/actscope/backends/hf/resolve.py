@@ -23,6 +23,7 @@ from actscope.backends.hf.mlp import LayerMlp, solve_mlp
 from actscope.backends.hf.norms import FinalNorm, find_final_norm
 from actscope.backends.hf.probe import ALTERED, PROBE_TOKENS, Probe, probe_ids, take_probe
 from actscope.backends.hf.reruns import determines_output, is_whole_stream
+from actscope.backends.hf.router import Experts
 from actscope.backends.hf.sums import Sum
 from actscope.backends.hf.trace import Trace
 from actscope.backends.hf.unembedding import Unembedding, find_unembedding, output_logits
@@ -71,6 +72,7 @@ class ModelMap:
         widths: Size of the last axis of each verified site.
         dtypes: dtype of each verified site's tensor.
         heads: Number of heads of each verified site that has heads.
+        experts: How the experts of a layer are chosen, where it has any.
         unembedding: How logits come from the final norm.
         norm: The final norm, or None.
         causal: Whether no token sees a later one.
@@ -86,6 +88,7 @@ class ModelMap:
     widths: dict[Site, int] = field(default_factory=dict[Site, int])
     dtypes: dict[Site, torch.dtype] = field(default_factory=dict[Site, torch.dtype])
     heads: dict[Site, int] = field(default_factory=dict[Site, int])
+    experts: dict[int, Experts] = field(default_factory=dict[int, Experts])
     calls: dict[str, tuple[int, tuple[int, ...], torch.dtype]] = field(
         default_factory=dict[str, tuple[int, tuple[int, ...], torch.dtype]]
     )
@@ -252,6 +255,8 @@ def _map_attention(found: ModelMap, solved: list[LayerAttention]) -> None:
 
 def _map_mlp(found: ModelMap, solved: list[LayerMlp]) -> None:
     for layer, mlp in enumerate(solved):
+        if mlp.experts is not None:
+            found.experts[layer] = mlp.experts
         for kind, reason in mlp.refused.items():
             found.unavailable(Site(kind, layer), reason)
         for kind, inside in mlp.found.items():

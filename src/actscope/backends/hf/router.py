@@ -19,10 +19,26 @@ from torch import nn
 from actscope.backends.hf.linear import is_affine, is_own_product
 from actscope.backends.hf.trace import Call
 
-__all__ = ["Router", "find_router"]
+__all__ = ["Experts", "Router", "find_router"]
 
 _MOST_EXPERTS = 4096
 _MOST_TRIED = 1 << 26  # entries of the largest tensor that is made to try choices
+
+
+@dataclass(frozen=True)
+class Experts:
+    """How a block chooses experts.
+
+    Attributes:
+        n_experts: How many there are to choose from.
+        top_k: Through how many a token goes.
+        largest: Whether these are the ones with the largest router logits; some families add a bias
+            before they choose.
+    """
+
+    n_experts: int
+    top_k: int
+    largest: bool
 
 
 @dataclass(frozen=True)
@@ -33,11 +49,13 @@ class Router:
         path: The module that returns them.
         logits: Its output in the probe.
         how: What was checked.
+        experts: How experts are chosen by them.
     """
 
     path: str
     logits: torch.Tensor
     how: str
+    experts: Experts
 
 
 def find_router(model: nn.Module, calls: dict[str, Call]) -> Router | None:
@@ -60,13 +78,14 @@ def find_router(model: nn.Module, calls: dict[str, Call]) -> Router | None:
             rows, given_weights = logits.reshape(-1, n_experts).float(), tensor.reshape(-1, k)
             chosen = [i.reshape(-1, k).long() for i in numbers]
             rule = _rule(rows, given_weights, chosen)
+            largest = bool(rule)
             rule = rule or _rule_of_choice(rows, given_weights, chosen)
             given = call.inputs[0]
             if rule and (
                 is_affine(model, path, given) or is_own_product(model, path, given, logits)
             ):
                 how = f"{rule} are the weights that {reader} receives; {path}"
-                return Router(path, logits, how)
+                return Router(path, logits, how, Experts(n_experts, k, largest))
     return None
 
 
