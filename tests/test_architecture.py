@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 FLOORS = {
     "core": 0,
     "families": 1, "strategies": 1, "selectors": 1, "interventions": 1, "stores": 1,
-    "sources": 1, "analysis": 1, "plots": 1, "demo": 1,
+    "sources": 1, "trackers": 1, "analysis": 1, "plots": 1, "demo": 1,
     "backends": 2,
     "capture": 3,
     "studies": 4,
@@ -39,6 +39,7 @@ HOMES: dict[str, set[str]] = {
     "xxhash": {"stores"},
     "torch": {"core", "strategies", "stores", "backends", "capture", "studies", "testing"},
     "pandas": {"stores"},
+    "mlflow": {"trackers"},
     "pytest": {"testing"},
     "hypothesis": {"testing"},
     "sklearn": {"analysis"},
