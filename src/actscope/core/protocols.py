@@ -347,6 +347,7 @@ class ModelBackend(Protocol):
         ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Keeps a record of experiments somewhere else, such as MLflow. One object for one run."""
 
