@@ -15,6 +15,7 @@ RUNNABLE = [
     "README.md",
     "docs/tutorial.md",
     "docs/backends.md",
+    "docs/trackers.md",
     "docs/studies.md",
     "docs/analysis.md",
     "docs/demo-model.md",

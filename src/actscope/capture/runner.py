@@ -16,11 +16,12 @@ from actscope.capture.interrupt import CaptureInterrupted, GracefulStop, StopReq
 from actscope.capture.job import Job, Request, examples_in, resolve
 from actscope.capture.options import CaptureOptions
 from actscope.capture.progress import Progress, Silent
+from actscope.capture.tracking import Tracking, figures_of
 from actscope.capture.units import UnitWorker
 from actscope.capture.writer import BackgroundWriter
 from actscope.core.activations import ActivationBatch
 from actscope.core.errors import BadInputError
-from actscope.core.protocols import RunWriter, Source, Storage
+from actscope.core.protocols import RunWriter, Source, Storage, Tracker
 from actscope.core.spec import unit_id
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class DatasetRunner:
         storage: Where to write.
         options: Everything else.
         progress: Who is told how far it is.
+        tracker: Who keeps a record of the run besides, such as MLflow; see ``actscope.trackers``.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class DatasetRunner:
         *,
         options: CaptureOptions | None = None,
         progress: Progress | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self._given: dict[str, Any] = {
             "dataset": dataset,
@@ -96,6 +99,7 @@ class DatasetRunner:
         }
         self._options = options or CaptureOptions()
         self._progress = progress or Silent()
+        self._tracking = Tracking(tracker, self._progress.notice)
         self._source: tuple[object, Source] | None = None
 
     def run(
@@ -136,10 +140,17 @@ class DatasetRunner:
             self._progress.notice(notice)
         job.check()
         writer = job.open()
+        self._tracking.started(job.run_id, job.spec.to_json(), self._further(job, writer))
+        state = "failed"
         try:
             tally = self._work(job, writer)
+            state = "complete"
+        except (CaptureInterrupted, KeyboardInterrupt):
+            state = "interrupted"
+            raise
         finally:
             writer.close()
+            self._tracking.finished(state, lambda: _figures(Path(writer.path)))
         return RunResult(
             path=Path(writer.path),
             run_id=job.run_id,
@@ -175,6 +186,12 @@ class DatasetRunner:
             failures=dict(counts.failures),
             upper_bound=options.generation is not None,
         )
+
+    @staticmethod
+    def _further(job: Job, writer: RunWriter) -> dict[str, Any]:
+        """What a tracker should know besides the spec."""
+        where = {"fingerprint": job.spec.fingerprint, "path": str(writer.path)}
+        return {**where, "plan": job.plan.to_json()}
 
     @property
     def _samples(self) -> int:
@@ -252,6 +269,13 @@ class _Tally:
         self.tokens += sum(record.n_tokens for record in batch.examples)
         for failure in batch.failures:
             self.failures[failure.kind] = self.failures.get(failure.kind, 0) + 1
+
+
+def _figures(path: Path) -> dict[str, float]:
+    from actscope.stores import open_run
+
+    with open_run(path) as run:
+        return figures_of(run.summary())
 
 
 def _finish_quietly(background: BackgroundWriter) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actscope.backends.hf import HFModel
     from actscope.capture import ActivationExtractor, CaptureOptions, DatasetRunner
     from actscope.capture.progress import Progress
-    from actscope.core.protocols import GenerationParams, Storage
+    from actscope.core.protocols import GenerationParams, Storage, Tracker
 
 __all__ = ["COMMAND", "CaptureArguments"]
 
@@ -55,6 +55,7 @@ class CaptureArguments:
     samples: int
     live: bool | None
     out: Path | None
+    track: str | None
     store: str
     storage_dtype: str
     no_text: bool
@@ -144,6 +145,11 @@ _ANSWER_OPTIONS = (
 )
 _STORE_OPTIONS = (
     click.option("--out", type=click.Path(path_type=Path), help="Folder of the run."),
+    click.option(
+        "--track",
+        help="Keep a record of the run besides: mlflow:URI#EXPERIMENT or jsonl:FILE; "
+        "another kind by its name.",
+    ),
     click.option("--store", default="shards", show_default=True, help="shards, npz or hdf5."),
     click.option(
         "--storage-dtype",
@@ -321,7 +327,16 @@ def _runner(
         storage,
         options=options,
         progress=progress,
+        tracker=_tracker(arguments),
     )
+
+
+def _tracker(arguments: CaptureArguments) -> Tracker | None:
+    if arguments.track is None or arguments.dry_run:
+        return None
+    from actscope.trackers import tracker
+
+    return tracker(arguments.track)
 
 
 def _extractor(arguments: CaptureArguments, model: HFModel) -> ActivationExtractor:

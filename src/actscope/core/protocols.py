@@ -60,6 +60,7 @@ __all__ = [
     "Strategy",
     "Study",
     "TokenPlaces",
+    "Tracker",
 ]
 
 LayerSelector = Any
@@ -343,6 +344,28 @@ class ModelBackend(Protocol):
 
     def load_model(self, model_name: str, device: str = "auto", **options: Any) -> BackendModel:
         """Load a model by hub id, folder, or the name ``demo``."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Keeps a record of experiments somewhere else, such as MLflow. One object for one run."""
+
+    def started(self, name: str, parameters: Mapping[str, str]) -> None:
+        """A run begins or goes on.
+
+        Args:
+            name: Its name.
+            parameters: What decides its numbers, as ``key.subkey`` -> text.
+        """
+        ...
+
+    def figures(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Figures of the run, by names such as ``examples`` or ``blocks.3.resid_post/norm``."""
+        ...
+
+    def finished(self, state: str) -> None:
+        """The end: ``complete``, ``interrupted`` or ``failed``."""
         ...
 
 

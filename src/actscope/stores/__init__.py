@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from actscope.stores._reader import Examples, Run, open_run
 from actscope.stores._run_folder import STORES, FolderRunWriter, FolderStorage, stored_plan
+from actscope.stores._slice import RunSlice, shuffled_rows
 from actscope.stores._summary import RunSummary, SiteSummary
 from actscope.stores._verify import (
     Problem,
@@ -32,6 +33,7 @@ __all__ = [
     "Problem",
     "Run",
     "RunListing",
+    "RunSlice",
     "RunSummary",
     "ShardStorage",
     "SiteSummary",
@@ -39,6 +41,7 @@ __all__ = [
     "list_runs",
     "open_run",
     "repair_run",
+    "shuffled_rows",
     "stored_plan",
     "sweep",
     "verify_run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -21,6 +22,7 @@ from actscope.core.sites import Site, captured_site, resolve_layer
 from actscope.core.spec import UnitPlan
 from actscope.stores._records import COMMITS, RUN_FILE, SiteEntry, load_run
 from actscope.stores._run_folder import committed_files
+from actscope.stores._slice import RunSlice, Sliceable
 from actscope.stores._stored_unit import StoredUnit, UnitFiles, format_of
 from actscope.stores._summary import RunSummary, summarise
 from actscope.stores._verify import VerifyReport, find_runs, verify_run
@@ -56,7 +58,7 @@ def open_run(path: str | Path) -> Run:
     return Run(folder)
 
 
-class Run:
+class Run(Sliceable):
     """A run on disk, as it was when it was opened; units committed later are not seen.
 
     Arrays come out as torch CPU tensors of the caller's own: changing one changes neither the
@@ -288,6 +290,18 @@ class Run:
         counts = [np.diff(unit.read("rows.offsets")) for unit in self._units]
         joined = np.concatenate([np.zeros(1, np.int64), *counts])
         return np.cumsum(joined, dtype=np.int64)
+
+    def is_pooled(self, site: Site) -> bool:
+        """Whether a site has one row for each example."""
+        return bool(self._units) and self._entry(self._units[0], site).pooled
+
+    def width(self, site: Site) -> int:
+        """Values in a row of a site, heads side by side; 0 where nothing is stored."""
+        return math.prod(self._units[0].shape(str(site))[1:]) if self._units else 0
+
+    def whole(self) -> RunSlice:
+        """All of it, as a part."""
+        return RunSlice(self, tuple(range(len(self))))
 
     def summary(self) -> RunSummary:
         """Counts, sizes, statistics per site, errors by kind; from commit records alone."""
