@@ -207,7 +207,7 @@ def test_points_are_reached_in_an_order_that_survives_a_power_cut(tmp_path, monk
     monkeypatch.setattr(_io, "fail_point", seen.append)
     writer = ShardStorage(tmp_path).open_run("r")
     writer.append("u", sample_batch(0, 4), {})
-    assert tuple(seen) == FAIL_POINTS
+    assert tuple(dict.fromkeys(seen)) == FAIL_POINTS
 
 
 @pytest.mark.parametrize("links", [True, False])
