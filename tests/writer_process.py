@@ -4,6 +4,7 @@
                                    [seed=N] [width=N] [nolinks] [limit=BYTES] [short] [unprivileged]
     python writer_process.py race FOLDER BARRIER INDEX ROUNDS [same] [nolinks]
     python writer_process.py read FOLDER
+    python writer_process.py care merge|repair|sweep|delete FOLDER...
 
 ``write`` prints the id of each unit once that unit is committed. ``nolinks`` makes the file system
 one without hard links, ``limit`` one that refuses larger files, ``short`` one that writes a few
@@ -37,7 +38,7 @@ PATIENCE = 120
 
 
 def main(program, *arguments):
-    {"write": write, "race": race, "read": read}[program](*arguments)
+    {"write": write, "race": race, "read": read, "care": care}[program](*arguments)
     assert "torch" not in sys.modules, "writing and reading through numpy must not need torch"
 
 
@@ -148,6 +149,17 @@ def read(folder):
     sys.stdout.write(f"{opened} {checked}\n")
 
 
+def care(what, folder, *others):
+    from actscope.stores import delete_run, merge_runs, repair_run, sweep
+
+    if what == "merge":
+        merge_runs(others, folder)
+    elif what == "sweep":
+        sweep(folder, older_than=0)
+    else:
+        {"repair": repair_run, "delete": delete_run}[what](folder)
+
+
 def _check(unit):
     start, stop = (int(part) for part in unit.commit.unit.split("-"))
     expected = sample_batch(start, stop, width=64)
@@ -165,7 +177,7 @@ def guarded(argv):
     return 0
 
 
-def serve():
+def serve(run=guarded):
     """For each JSON line ``{argv, fail_at, out, err}`` fork a writer and print its process id.
 
     ``{wait: pid}`` waits for it and prints its exit code, negative for a signal.
@@ -177,17 +189,17 @@ def serve():
         else:
             answer = os.fork()
             if not answer:
-                _become_writer(asked)
+                _become_writer(asked, run)
         os.write(1, b"%d\n" % answer)
 
 
-def _become_writer(asked):
+def _become_writer(asked, run):
     code = 1
     try:
         for handle, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(asked[name], os.O_CREAT | os.O_WRONLY, 0o644), handle)
         os.environ["ACTSCOPE_FAIL_AT"] = asked["fail_at"]
-        code = guarded(asked["argv"])
+        code = run(asked["argv"])
     except BaseException:
         traceback.print_exc()
     finally:

@@ -15,8 +15,7 @@ from actscope.testing.store_contract import SITES, SPEC, sample_batch
 
 RACES = [
     pytest.param(rounds, same, links, marks=() if rounds < 100 else pytest.mark.faults)
-    for rounds in (20, 1000)
-    for same in (False, True)
+    for rounds, same in ((20, False), (20, True), (1000, False), (250, True))
     for links in (True, False)
 ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -225,7 +225,7 @@ class Stores(RuleBasedStateMachine):
             run.close()
 
 
-def check(start, steps, examples, length):
+def check(start, steps, examples, length, phases=tuple(Phase)):
     class Machine(Stores):
         pass
 
@@ -237,13 +237,15 @@ def check(start, steps, examples, length):
             max_examples=examples,
             stateful_step_count=length,
             deadline=None,
+            phases=phases,
+            database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
 
 
 def test_a_few_histories(start, injected):
-    check(start, injected("histories of a state machine against a dictionary", "1-4"), 8, 12)
+    check(start, injected("histories of a state machine against a dictionary", "1-4"), 5, 10)
 
 
 @pytest.mark.faults
@@ -251,10 +253,11 @@ def test_many_histories(start, injected):
     check(start, injected("histories of a state machine against a dictionary", "1-4"), 200, 40)
 
 
+@pytest.mark.faults
 def test_the_machine_would_notice(start, monkeypatch, tmp_path):
     """A store that forgets to refuse other content does not get through."""
     from actscope.stores import _run_folder
 
     monkeypatch.setattr(_run_folder, "_refuse_other_content", lambda *_: None)
     with pytest.raises(BaseException, match="DID NOT RAISE"):
-        check(start, None, 100, 12)
+        check(start, None, 60, 12, [Phase.generate])

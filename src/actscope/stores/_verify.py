@@ -304,7 +304,8 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
         yield folder
     elif depth and folder.is_dir():
         for child in folder.iterdir():
-            if child.is_dir() and not child.is_symlink():
+            nameless = child.name.startswith(TEMP_PREFIX)  # a run that is being deleted
+            if child.is_dir() and not child.is_symlink() and not nameless:
                 yield from _walk(child, depth - 1)
 
 
