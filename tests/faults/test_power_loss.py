@@ -61,8 +61,9 @@ def check(folder: Path, promised: set[str]) -> None:
 class Cuts:
     """Cuts the power after every operation, in the worst way and in random ones."""
 
-    def __init__(self, writer: Writer, target: Path, ways: int, resume: bool) -> None:
+    def __init__(self, writer: Writer, target: Path, ways: int, resume: bool, cut: Any) -> None:
         self.writer, self.target, self.ways, self.resume = writer, target, ways, resume
+        self.cut = cut
         self.disk: Any = None
         self.count = 0
 
@@ -70,11 +71,12 @@ class Cuts:
         for way in range(self.ways):
             chance = random.Random(1000 * self.count + way) if way else None
             left = self.disk.survivors(self.target, chance)
-            check(left, self.writer.promised)
-            if self.resume:
-                again = Writer(self.writer.store, left)
-                again.write()
-                check(left, {unit_id(*bounds) for bounds in UNITS})
+            with self.cut:
+                check(left, self.writer.promised)
+                if self.resume:
+                    again = Writer(self.writer.store, left)
+                    again.write()
+                    check(left, {unit_id(*bounds) for bounds in UNITS})
             shutil.rmtree(left)
             self.count += 1
 
@@ -97,15 +99,23 @@ def powerless(disks: list[PowerlessDisk], root: Path, cuts: Cuts | None = None) 
     return disk
 
 
-@pytest.mark.parametrize("store", STORES.names())
+AFTER = "power cut after every operation, unflushed names and bytes gone or any part of them left"
+RESUMED = "power cut after a killed writer's run was resumed, at each fail point"
+SECOND = "power cut after a second writer did the unit in hand, at each fail point"
+
+
+@pytest.mark.parametrize(
+    ("store", "ways"),
+    [("shards", 1), *(pytest.param(s, 6, marks=pytest.mark.faults) for s in STORES.names())],
+)
 def test_what_was_committed_survives_a_cut_after_every_operation(
-    tmp_path: Path, disks: list[PowerlessDisk], store: str
+    tmp_path: Path, disks: list[PowerlessDisk], injected: Any, store: str, ways: int
 ) -> None:
     writer = Writer(store, tmp_path / "disk")
-    cuts = Cuts(writer, tmp_path / "left", ways=3, resume=store == "shards")
+    cuts = Cuts(writer, tmp_path / "left", ways, ways > 1, injected(AFTER, "1, 3"))
     disk = powerless(disks, tmp_path / "disk", cuts)
     writer.write()
-    assert disk.operations > 30 and cuts.count == 3 * disk.operations
+    assert disk.operations > 30 and cuts.count == ways * disk.operations
     check(disk.survivors(tmp_path / "end"), {unit_id(*bounds) for bounds in UNITS})
 
 
@@ -123,7 +133,13 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, point: str, nth: int, then: Any) ->
     monkeypatch.setattr(_io, "fail_point", fail_point)
 
 
-POINTS = [(point, nth) for point in _io.FAIL_POINTS for nth in (1, 2, 3)]
+POINTS = [
+    pytest.param(point, nth, marks=() if nth == fast else pytest.mark.faults)
+    for point in _io.FAIL_POINTS
+    for fast in [3 if point.startswith("commit") else 1]
+    for nth in (1, 2, 3)
+]
+"""The last commit is the hardest: no later one flushes its name."""
 
 
 @pytest.mark.parametrize(("point", "nth"), POINTS)
@@ -131,6 +147,7 @@ def test_what_a_resumed_writer_finds_done_survives_a_cut(
     tmp_path: Path,
     disks: list[PowerlessDisk],
     monkeypatch: pytest.MonkeyPatch,
+    injected: Any,
     point: str,
     nth: int,
 ) -> None:
@@ -147,19 +164,23 @@ def test_what_a_resumed_writer_finds_done_survives_a_cut(
         pass
     else:
         assert nth > 1  # some points are reached once
+    cut = injected(RESUMED, "1, 3")
     again = Writer("shards", tmp_path / "disk")
     again.write([])
-    check(disk.survivors(tmp_path / "opened"), again.promised)
+    with cut:
+        check(disk.survivors(tmp_path / "opened"), again.promised)
     again.write()
-    check(disk.survivors(tmp_path / "end"), {unit_id(*bounds) for bounds in UNITS})
+    with cut:
+        check(disk.survivors(tmp_path / "end"), {unit_id(*bounds) for bounds in UNITS})
 
 
-@pytest.mark.parametrize("trusting", [True, False])
+@pytest.mark.parametrize("trusting", [pytest.param(True, marks=pytest.mark.faults), False])
 @pytest.mark.parametrize(("point", "nth"), POINTS)
 def test_what_a_second_writer_said_is_done_survives_a_cut(
     tmp_path: Path,
     disks: list[PowerlessDisk],
     monkeypatch: pytest.MonkeyPatch,
+    injected: Any,
     point: str,
     nth: int,
     trusting: bool,
@@ -167,10 +188,12 @@ def test_what_a_second_writer_said_is_done_survives_a_cut(
     """A writer has given a name and not flushed it yet; another one says the unit is done."""
     disk = powerless(disks, tmp_path / "disk")
     other = Writer("shards", tmp_path / "disk", trusting)
+    cut = injected(SECOND, "1, 4")
 
     def meanwhile() -> None:
         other.write()
-        check(disk.survivors(tmp_path / "left"), other.promised)
+        with cut:
+            check(disk.survivors(tmp_path / "left"), other.promised)
         raise Killed
 
     stop_at(monkeypatch, point, nth, meanwhile)

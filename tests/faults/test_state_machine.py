@@ -250,7 +250,7 @@ def test_a_few_histories(start, injected):
 
 @pytest.mark.faults
 def test_many_histories(start, injected):
-    check(start, injected("histories of a state machine against a dictionary", "1-4"), 200, 40)
+    check(start, injected("histories of a state machine against a dictionary", "1-4"), 60, 30)
 
 
 @pytest.mark.faults
