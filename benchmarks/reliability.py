@@ -35,7 +35,8 @@ def inject(arguments: list[str]) -> tuple[list[dict[str, Any]], float]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "figures.jsonl"
-        command = [sys.executable, "-m", "pytest", "-q", "--timeout=3600", "tests/faults", *arguments]
+        tests = ["-m", "pytest", "-q", "--timeout=3600", "tests/faults"]
+        command = [sys.executable, *tests, *arguments]
         settings = {**os.environ, "ACTSCOPE_FIGURES": str(lines)}
         done = subprocess.run(command, cwd=ROOT, env=settings, check=False)
         if done.returncode:

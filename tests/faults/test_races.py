@@ -15,8 +15,9 @@ from actscope.testing.store_contract import SITES, SPEC, sample_batch
 
 RACES = [
     pytest.param(rounds, same, links, marks=() if rounds < 100 else pytest.mark.faults)
-    for rounds, same in ((20, False), (20, True), (1000, False), (250, True))
+    for same in (False, True)
     for links in (True, False)
+    for rounds in (20, 250 if same or not links else 1000)
 ]
 
 

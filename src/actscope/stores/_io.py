@@ -228,7 +228,7 @@ def _claim_and_rename(temp: Path, path: Path, what: What) -> bool:
         try:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         except FileExistsError:
-            _appears(path, CLAIM_PATIENCE)
+            _wait_for(path, CLAIM_PATIENCE)
         fail_point(f"{what}.claimed")
     created = not path.exists()
     if created:
@@ -240,14 +240,11 @@ def _claim_and_rename(temp: Path, path: Path, what: What) -> bool:
     return created
 
 
-def _appears(path: Path, seconds: float) -> bool:
-    """Whether a file comes to exist within some seconds."""
+def _wait_for(path: Path, seconds: float) -> None:
+    """Wait until a file exists, but no longer than some seconds."""
     end = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > end:
-            return False
+    while not path.exists() and time.monotonic() < end:
         time.sleep(0.01)
-    return True
 
 
 def sync_folder(folder: Path) -> None:
