@@ -20,13 +20,13 @@ DEV_STAMP := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow check coverage format clean
+.PHONY: help setup demo test test-slow test-faults check coverage format clean
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=URL] [OUT=FOLDER]"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r name what; do printf '  %-10s %s\n' "$$name" "$$what"; done
+		while IFS='|' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
 	@echo
 	@echo "Without a GPU, TORCH_INDEX=URL takes torch from an index of CPU builds (see README.md)."
 
@@ -35,11 +35,15 @@ setup: $(DEV_STAMP)  ## make .venv with everything the tests and checks use
 demo: $(RUN_STAMP)  ## capture, verify and report on the bundled model, offline; again: resume
 	$(BIN)/actscope demo $(if $(OUT),--out $(OUT))
 
-test: $(DEV_STAMP)  ## run the test suite without its slow tests
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+test: $(DEV_STAMP)  ## run the test suite without its slow tests and most of its faults
+	$(BIN)/python -m pytest -n 2 -m "not slow and not faults"
 
 test-slow: $(DEV_STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-faults: $(DEV_STAMP)  ## inject every fault and write docs/reliability.md (20 minutes)
+	$(BIN)/python benchmarks/reliability.py --out benchmarks/results/reliability.json \
+		--page docs/reliability.md
 
 check: $(DEV_STAMP)  ## format, lint, types, tests: what must pass before a commit
 	$(BIN)/ruff format --check .

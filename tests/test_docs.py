@@ -105,3 +105,16 @@ def test_the_bundled_models_page_shows_the_committed_figures(
     text = (ROOT / "benchmarks/results/demo_model.json").read_text(encoding="utf-8")
     page = (ROOT / "docs/demo-model.md").read_text(encoding="utf-8")
     assert demo_model.markdown(json.loads(text)) in page
+
+
+def test_the_reliability_page_shows_the_committed_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import reliability
+
+    text = (ROOT / "benchmarks/results/reliability.json").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    results = json.loads(text)
+    assert reliability.markdown(results) in page
+    assert all(row["right"] == row["times"] > 0 for row in results["faults"])

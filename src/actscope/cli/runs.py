@@ -1,4 +1,4 @@
-"""``actscope runs``: list, show, verify and repair what is on disk."""
+"""``actscope runs``: list, show, verify and repair what is on disk; the rest is ``_runs_care``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actscope.cli._console import complain, console, counted, figures, table
+from actscope.cli._runs_care import CARE
 from actscope.core.errors import DamagedRunError
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ __all__ = ["COMMAND"]
 _FOLDER = click.Path(path_type=Path)
 
 
-@click.group("runs", short_help="List, show, verify and repair runs on disk.")
+@click.group("runs", short_help="List, show, verify, repair, merge, compare and delete runs.")
 def runs() -> None:
-    """List, show, verify and repair runs on disk."""
+    """List, show, verify, repair, merge, compare and delete runs on disk."""
 
 
 @runs.command("list", epilog="Example: actscope runs list runs/")
@@ -138,15 +139,20 @@ def _site_rows(summary: RunSummary) -> Iterable[tuple[object, ...]]:
 
 @runs.command("verify", epilog="Example: actscope runs verify runs/cat runs/dog")
 @click.argument("runs", nargs=-1, required=True, type=_FOLDER)
+@click.option(
+    "--fast/--full",
+    default=False,
+    help="Fast reads records and file sizes alone; full, the default, reads every byte.",
+)
 @click.pass_context
-def verify(ctx: click.Context, runs: tuple[Path, ...]) -> None:
-    """Read every byte and compare it with what was committed; exit code 1 where it differs."""
-    whole = [_verify_one(run) for run in runs]
+def verify(ctx: click.Context, runs: tuple[Path, ...], fast: bool) -> None:
+    """Compare a run with what was committed; exit code 1 where it differs."""
+    whole = [_verify_one(run, fast) for run in runs]
     if not all(whole):
         ctx.exit(1)
 
 
-def _verify_one(path: Path) -> bool:
+def _verify_one(path: Path, fast: bool) -> bool:
     from actscope.capture.sizes import readable_bytes
     from actscope.stores import open_run, verify_run
 
@@ -156,7 +162,7 @@ def _verify_one(path: Path) -> bool:
             pending = len(run.pending)
     except DamagedRunError:
         pass  # the report below says what is damaged
-    report = verify_run(path)
+    report = verify_run(path, fast=fast)
     for problem in report.problems:
         complain(f"{path}: {problem}")
     if not report.ok:
@@ -165,7 +171,8 @@ def _verify_one(path: Path) -> bool:
             "what is damaged is never returned as data; the rest of the run can be read",
         )
         return False
-    line = f"{path}: whole. {counted(report.units, 'unit')}, {readable_bytes(report.bytes)} read"
+    read = "records and sizes checked" if fast else f"{readable_bytes(report.bytes)} read"
+    line = f"{path}: whole. {counted(report.units, 'unit')}, {read}"
     if pending:
         line += f"; not captured yet: {counted(pending, 'planned unit')}"
     if report.leftovers:
@@ -197,5 +204,8 @@ def repair(ctx: click.Context, run: Path) -> None:
         complain(f"{run}: what belongs to no unit cannot be repaired", "capture into a new folder")
         ctx.exit(1)
 
+
+for command in CARE:
+    runs.add_command(command)
 
 COMMAND = runs

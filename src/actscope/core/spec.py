@@ -109,6 +109,7 @@ class UnitPlan:
         batch_tokens: Token budget of a batch (padding included), or None with ``batch_size``.
         batch_size: Examples in a batch, or None with ``batch_tokens``.
         threads: Intra-op threads of the worker, 0 where not fixed.
+        cuts: Where units begin besides the multiples of ``unit_size``; merged runs have such.
     """
 
     start: int
@@ -117,6 +118,7 @@ class UnitPlan:
     batch_tokens: int | None = None
     batch_size: int | None = None
     threads: int = 0
+    cuts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.stop:
@@ -128,8 +130,11 @@ class UnitPlan:
         """(start, stop) of every unit, in order."""
         bounds: list[tuple[int, int]] = []
         at = self.start
+        cuts = [*sorted(cut for cut in self.cuts if cut > self.start), self.stop]
+        following = 0
         while at < self.stop:
-            end = min((at // self.unit_size + 1) * self.unit_size, self.stop)
+            end = min((at // self.unit_size + 1) * self.unit_size, cuts[following], self.stop)
+            following += end == cuts[following]
             bounds.append((at, end))
             at = end
         return bounds
@@ -139,13 +144,16 @@ class UnitPlan:
         return [unit_id(*bounds) for bounds in self.units()]
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary for JSON."""
-        return asdict(self)
+        """A dictionary for JSON; a plan without cuts does not mention them."""
+        data = asdict(self)
+        cuts = data.pop("cuts")
+        return {**data, "cuts": list(cuts)} if cuts else data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> UnitPlan:
         """Read what ``to_json`` wrote."""
-        return cls(**data)
+        given: dict[str, Any] = {**data, "cuts": tuple(data.get("cuts", ()))}
+        return cls(**given)
 
 
 def spec_differences(

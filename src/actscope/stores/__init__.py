@@ -6,6 +6,9 @@ whichever store wrote it. One file here adds a store; it defines ``STORE``.
 
 from __future__ import annotations
 
+from actscope.stores._care import DiskUsage, delete_run, disk_usage
+from actscope.stores._diff import RunDiff, SiteDiff, diff_runs
+from actscope.stores._merge import MergeReport, merge_runs
 from actscope.stores._reader import Examples, Run, open_run
 from actscope.stores._run_folder import STORES, FolderRunWriter, FolderStorage, stored_plan
 from actscope.stores._slice import RunSlice, shuffled_rows
@@ -25,20 +28,28 @@ from actscope.stores.shards import ShardStorage
 
 __all__ = [
     "STORES",
+    "DiskUsage",
     "Examples",
     "FolderRunWriter",
     "FolderStorage",
     "HDF5Storage",
+    "MergeReport",
     "NPZStorage",
     "Problem",
     "Run",
+    "RunDiff",
     "RunListing",
     "RunSlice",
     "RunSummary",
     "ShardStorage",
+    "SiteDiff",
     "SiteSummary",
     "VerifyReport",
+    "delete_run",
+    "diff_runs",
+    "disk_usage",
     "list_runs",
+    "merge_runs",
     "open_run",
     "repair_run",
     "shuffled_rows",

@@ -27,6 +27,7 @@ __all__ = [
     "disk_errors",
     "fail_point",
     "make_folder",
+    "move",
     "publish",
     "put_if_absent",
     "read_limited",
@@ -42,6 +43,8 @@ _PUT_STEPS = ("linked", "unlinked", "folder-synced")
 _CLAIM_STEPS = ("claimed", "renamed", "folder-synced")
 
 FAIL_POINTS: tuple[str, ...] = (
+    "folder.made",
+    "folder.synced",
     *(f"run.{step}" for step in (*_WRITE_STEPS, *_PUT_STEPS)),
     *(f"data.{step}" for step in (*_WRITE_STEPS, "renamed", "folder-synced")),
     *(f"commit.{step}" for step in (*_WRITE_STEPS, *_PUT_STEPS)),
@@ -52,6 +55,16 @@ CLAIM_FAIL_POINTS: tuple[str, ...] = tuple(
     f"{what}.{step}" for what in ("run", "commit") for step in _CLAIM_STEPS
 )
 """Points reached only where the file system has no hard links."""
+
+CARE_FAIL_POINTS: tuple[str, ...] = (
+    "repair.moved",
+    "repair.folder-synced",
+    "sweep.removed",
+    "delete.moved",
+    "delete.folder-synced",
+    "delete.removed",
+)
+"""Points of what is done to a run besides writing it."""
 
 CLAIM_PATIENCE = 2.0
 """Seconds after which a claim without its file counts as left by a killed writer."""
@@ -189,6 +202,7 @@ def put_if_absent(path: Path, what: What, data: bytes) -> bool:
         try:
             os.link(temp, path)
         except FileExistsError:
+            sync_folder(path.parent)  # whoever gave the name may not have flushed it yet
             return False
         except OSError as error:
             if error.errno not in _NO_LINKS:
@@ -206,33 +220,31 @@ def _claim_and_rename(temp: Path, path: Path, what: What) -> bool:
     """Put-if-absent without hard links: whoever creates the claim exclusively may rename.
 
     Creating the file itself exclusively would show readers a half-written one. A claim without its
-    file was left by a killed writer; it is taken over.
+    file was left by a killed writer; it is taken over. The file is looked for once more under the
+    claim: another writer may have claimed, renamed and let go between our first look and our claim.
     """
-    if path.exists():
-        return False
     claim = path.with_name(f"{TEMP_PREFIX}claim-{path.name}")
-    try:
-        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    except FileExistsError:
-        if _appears(path, CLAIM_PATIENCE):
-            return False
-    fail_point(f"{what}.claimed")
-    temp.replace(path)
-    fail_point(f"{what}.renamed")
+    if not path.exists():
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
+            _wait_for(path, CLAIM_PATIENCE)
+        fail_point(f"{what}.claimed")
+    created = not path.exists()
+    if created:
+        temp.replace(path)
+        fail_point(f"{what}.renamed")
     sync_folder(path.parent)
     fail_point(f"{what}.folder-synced")
     claim.unlink(missing_ok=True)
-    return True
+    return created
 
 
-def _appears(path: Path, seconds: float) -> bool:
-    """Whether a file comes to exist within some seconds."""
+def _wait_for(path: Path, seconds: float) -> None:
+    """Wait until a file exists, but no longer than some seconds."""
     end = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > end:
-            return False
+    while not path.exists() and time.monotonic() < end:
         time.sleep(0.01)
-    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -247,12 +259,36 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, flushing every name on the way."""
+    """Create a folder and its parents, flushing every name on the way.
+
+    The name of a folder that exists is flushed too: the writer that made it may have been killed
+    before, or may not have got there yet.
+    """
     if path.is_dir():
+        with contextlib.suppress(OSError):  # a folder above ours need not be ours to open
+            sync_folder(path.parent)
         return
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
+    fail_point("folder.made")
     sync_folder(path.parent)
+    fail_point("folder.synced")
+
+
+def move(path: Path, target: Path, what: str) -> None:
+    """Give a file or folder another name on the same disk, durably.
+
+    Args:
+        path: What to move.
+        target: Its new name; a file of that name is replaced.
+        what: The prefix of the fail points.
+    """
+    path.replace(target)
+    fail_point(f"{what}.moved")
+    sync_folder(target.parent)
+    if path.parent != target.parent:
+        sync_folder(path.parent)
+    fail_point(f"{what}.folder-synced")
 
 
 def read_limited(path: Path, limit: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from actscope.core.spec import UnitPlan
 from actscope.stores._records import COMMITS, RUN_FILE, SiteEntry, load_run
 from actscope.stores._run_folder import committed_files
 from actscope.stores._slice import RunSlice, Sliceable
+from actscope.stores._stored_batch import stored_examples
 from actscope.stores._stored_unit import StoredUnit, UnitFiles, format_of
 from actscope.stores._summary import RunSummary, summarise
 from actscope.stores._verify import VerifyReport, find_runs, verify_run
@@ -405,14 +405,7 @@ class Examples(Sequence[ExampleRecord]):
         self._unit = lru_cache(maxsize=64)(self._read)
 
     def _read(self, at: int) -> tuple[ExampleRecord, ...]:
-        unit = self._stored[at]
-        lines = unit.read("examples").tobytes().splitlines()
-        try:
-            return tuple(ExampleRecord.from_json(json.loads(line)) for line in lines)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise DamagedRunError(
-                f"{unit.path} holds no readable example records", got=repr(error)
-            ) from error
+        return tuple(stored_examples(self._stored[at]))
 
     def __repr__(self) -> str:
         return f"<{len(self)} examples: index them, iterate over them>"

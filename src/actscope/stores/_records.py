@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from actscope.core.activations import ExampleFailure
+from actscope.core.arrays import DTYPES
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.core.sites import Site
 from actscope.core.spec import UnitPlan
@@ -73,6 +75,7 @@ class RunRecord:
     def to_bytes(self) -> bytes:
         """The bytes of ``run.json``."""
         data = asdict(self) | {"format": RUN_FORMAT, "version": FORMAT_VERSION}
+        data["plan"] = None if self.plan is None else self.plan.to_json()
         return dump_record(data)
 
 
@@ -120,6 +123,11 @@ class TensorEntry:
     def to_json(self) -> dict[str, Any]:
         """A dictionary for JSON."""
         return {k: v for k, v in asdict(self).items() if k != "norms" or v is not None}
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its values."""
+        return math.prod(self.shape) * np.dtype(DTYPES.get(self.dtype, self.dtype)).itemsize
 
     def same_bytes(self, other: TensorEntry) -> bool:
         """Whether both are the same tensor, bit by bit."""

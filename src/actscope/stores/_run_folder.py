@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 from actscope.core.activations import ActivationBatch
 from actscope.core.errors import (
@@ -27,7 +28,7 @@ from actscope.core.errors import (
 from actscope.core.provenance import environment, sha256_json
 from actscope.core.registry import Registry
 from actscope.core.spec import UnitPlan, spec_differences
-from actscope.stores._formats import FileSums, UnitFormat, checksum
+from actscope.stores._formats import FileSums, UnitFormat, checksum, sums_after_writing
 from actscope.stores._io import (
     TEMP_PREFIX,
     disk_errors,
@@ -146,7 +147,9 @@ class FolderRunWriter:
 
     def committed(self) -> set[str]:
         """The ids of the units that are safe on disk, whoever wrote them."""
-        return set(committed_files(self.path))
+        found = set(committed_files(self.path))
+        sync_folder(self.path / COMMITS)  # a killed writer's last name may not be flushed yet
+        return found
 
     def append(
         self, batch_id: str, activations: ActivationBatch, metadata: Mapping[str, Any]
@@ -175,8 +178,40 @@ class FolderRunWriter:
             if (self.path / COMMITS / name).exists():
                 sums = {k: checksum(v) for k, v in unit.tensors.items()}
                 _refuse_other_content(self.path, name, _with_sums(commit, sums))
+                sync_folder(self.path / COMMITS)
                 return
-            self._publish(name, unit, commit)
+            self._publish(
+                commit, lambda file, header: self._format.write(file, unit.tensors, header)
+            )
+
+    def adopt(self, commit: CommitRecord, data: Path) -> None:
+        """Commit a unit whose data file exists already, in another run of the same spec and store.
+
+        The file is copied and compared with its commit record on the way.
+
+        Args:
+            commit: The unit's commit record there.
+            data: Its data file there.
+
+        Raises:
+            DamagedRunError: the data file is not as it was committed; nothing is committed here.
+            DuplicateUnitError: the unit is committed here with other content.
+        """
+        self._check_id(commit.unit)
+        made_with = commit.environment or self._environment_elsewhere(data.parent.parent)
+        commit = replace(commit, environment=made_with, sequence=self._next_sequence())
+        name = encode_unit(commit.unit) + ".json"
+        with disk_errors(f"copying unit {commit.unit!r}", self.path):
+            if (self.path / COMMITS / name).exists():
+                _refuse_other_content(self.path, name, commit)
+                return
+            sums = {k: entry.xxh3 for k, entry in commit.tensors.items()}
+            self._publish(commit, lambda file, _: FileSums(_copied(data, file, commit.xxh3), sums))
+
+    def _environment_elsewhere(self, folder: Path) -> dict[str, str]:
+        """The versions of another run, where they are not those of this one."""
+        theirs = load_run(folder).environment
+        return theirs if theirs != self.record.environment else {}
 
     def close(self) -> None:
         """Nothing stays open between two units; a closed writer takes no more."""
@@ -224,8 +259,10 @@ class FolderRunWriter:
         self._sequence += 1
         return self._sequence
 
-    def _publish(self, name: str, unit: Unit, commit: CommitRecord) -> None:
-        stem = name.removesuffix(".json")
+    def _publish(
+        self, commit: CommitRecord, write: Callable[[BinaryIO, Mapping[str, str]], FileSums]
+    ) -> None:
+        stem = encode_unit(commit.unit)
         header = {"fingerprint": commit.fingerprint, "unit": stem}
         folder = self.path / self._format.folder
 
@@ -233,24 +270,22 @@ class FolderRunWriter:
             # The attempt is named by its content: a repeated attempt replaces its own leftovers
             return f"{stem}-{sums.file[:16]}{self._format.suffix}"
 
-        sums = publish(
-            folder, "data", lambda file: self._format.write(file, unit.tensors, header), file_name
-        )
+        sums = publish(folder, "data", lambda file: write(file, header), file_name)
         data = folder / file_name(sums)
         commit = replace(
             _with_sums(commit, sums.tensors),
             path=f"{self._format.folder}/{data.name}",
             bytes=data.stat().st_size,
             xxh3=sums.file,
-            finished=_now(),
+            finished=commit.finished or _now(),
         )
-        if put_if_absent(self.path / COMMITS / name, "commit", commit.to_bytes()):
+        if put_if_absent(self.path / COMMITS / f"{stem}.json", "commit", commit.to_bytes()):
             return
-        winner = load_commit(self.path, name)
+        winner = load_commit(self.path, f"{stem}.json")
         if winner.path != commit.path:
             with contextlib.suppress(OSError):
                 data.unlink()
-        _refuse_other_content(self.path, name, commit)
+        _refuse_other_content(self.path, f"{stem}.json", commit)
 
 
 def committed_files(folder: Path) -> dict[str, str]:
@@ -305,12 +340,11 @@ def _create_or_read(path: Path, asked: RunRecord) -> RunRecord:
     if path.exists() and not path.is_dir():
         raise OutputFolderError(f"{path} is a file", expected="a folder, or nothing yet")
     target = path / RUN_FILE
-    if not target.exists():
-        if path.is_dir():
-            _refuse_foreign_folder(path)
-        make_folder(path)
-        if put_if_absent(target, "run", asked.to_bytes()):
-            return asked
+    if not target.exists() and path.is_dir():
+        _refuse_foreign_folder(path)
+    make_folder(path)
+    if not target.exists() and put_if_absent(target, "run", asked.to_bytes()):
+        return asked
     sync_folder(path)  # the name must be durable before units rely on it, whoever wrote it
     return load_run(path)
 
@@ -383,6 +417,23 @@ def _seconds(timings: Mapping[str, Any]) -> dict[str, float]:
 def _with_sums(commit: CommitRecord, sums: Mapping[str, str]) -> CommitRecord:
     entries = {k: replace(entry, xxh3=sums[k]) for k, entry in commit.tensors.items()}
     return replace(commit, tensors=entries)
+
+
+def _copied(source: Path, target: BinaryIO, expected: str) -> str:
+    """Copy a file and give its checksum.
+
+    Raises:
+        DamagedRunError: the checksum is another one.
+    """
+    with source.open("rb") as file:
+        shutil.copyfileobj(file, target, 8 << 20)
+    found = sums_after_writing(target, {}).file
+    if found != expected:
+        raise DamagedRunError(
+            f"{source} is damaged: its checksum is not the committed one",
+            next_step="`actscope runs repair` takes the unit back; capture it again, then go on",
+        )
+    return found
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -106,23 +107,13 @@ def _summarise_site(run: Run, key: str) -> SiteSummary:
     norms = Moments()
     for entry in entries:
         norms = norms.merge(entry.norms or Moments())
-    widths = [_size(entry.shape[1:]) for entry in entries]
+    widths = [math.prod(entry.shape[1:]) for entry in entries]
     return SiteSummary(
         rows=sum(entry.shape[0] for entry in entries),
         width=max(widths, default=0),
         dtype=", ".join(sorted({entry.dtype for entry in entries})),
-        bytes=sum(_size(e.shape) * _ITEM_BYTES.get(e.dtype, 4) for e in entries),
+        bytes=sum(entry.nbytes for entry in entries),
         norms=norms,
         absmax=max((entry.absmax for entry in entries), default=0.0),
         non_finite=sum(entry.non_finite for entry in entries),
     )
-
-
-_ITEM_BYTES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "bool": 1, "uint8": 1}
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size

@@ -11,7 +11,7 @@ from pathlib import Path
 from actscope.core.arrays import dtype_name
 from actscope.core.errors import ActscopeError, DamagedRunError
 from actscope.stores._formats import TensorFile, UnitFormat, checksum, checksum_file
-from actscope.stores._io import TEMP_PREFIX, disk_errors, make_folder, sync_folder
+from actscope.stores._io import TEMP_PREFIX, disk_errors, fail_point, make_folder, move
 from actscope.stores._records import (
     COMMITS,
     RUN_FILE,
@@ -116,8 +116,13 @@ class RunListing:
     problem: str = ""
 
 
-def verify_run(path: str | Path) -> VerifyReport:
+def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
     """Read every byte of a run and compare it with what was committed; changes nothing.
+
+    Args:
+        path: The run's folder.
+        fast: Read records only: their digests, and that each data file is there and has its size.
+            A changed byte within a data file is not seen.
 
     Raises:
         BadInputError: a newer version or a store that is not installed wrote it.
@@ -132,7 +137,7 @@ def verify_run(path: str | Path) -> VerifyReport:
     used: set[str | None] = set()
     for name in _commit_names(report.path):
         report.units += 1
-        used.add(_verify_unit(report, run, unit_format, name))
+        used.add(_verify_unit(report, run, unit_format, name, fast))
     if None not in used:  # else nobody knows which data file is whose
         report.leftovers = [
             p.relative_to(report.path).as_posix() for p in _leftovers(report.path, used)
@@ -175,6 +180,7 @@ def sweep(path: str | Path, older_than: float = 3600.0) -> list[Path]:
             if time.time() - file.stat().st_mtime >= older_than:
                 file.unlink()
                 removed.append(file)
+                fail_point("sweep.removed")
     return removed
 
 
@@ -194,9 +200,7 @@ def repair_run(path: str | Path) -> VerifyReport:
         with disk_errors("repairing a run", target):
             make_folder(target)
             for name in names:
-                (report.path / COMMITS / name).replace(_unused(target, name))
-            sync_folder(target)
-            sync_folder(report.path / COMMITS)
+                move(report.path / COMMITS / name, _unused(target, name), "repair")
     return report
 
 
@@ -215,7 +219,7 @@ def _commit_names(folder: Path) -> list[str]:
 
 
 def _verify_unit(
-    report: VerifyReport, run: RunRecord, unit_format: UnitFormat, name: str
+    report: VerifyReport, run: RunRecord, unit_format: UnitFormat, name: str, fast: bool
 ) -> str | None:
     """Check one unit.
 
@@ -233,7 +237,10 @@ def _verify_unit(
         report.problems.append(Problem(record_file, None, text, name))
         return commit.path
     try:
-        report.problems += _data_problems(report, commit, unit_format, name)
+        if fast:
+            data_path(report.path, commit, unit_format)
+        else:
+            report.problems += _data_problems(report, commit, unit_format, name)
     except DamagedRunError as error:
         report.problems.append(Problem(commit.path, None, str(error), name))
     return commit.path
@@ -297,7 +304,8 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
         yield folder
     elif depth and folder.is_dir():
         for child in folder.iterdir():
-            if child.is_dir() and not child.is_symlink():
+            nameless = child.name.startswith(TEMP_PREFIX)  # a run that is being deleted
+            if child.is_dir() and not child.is_symlink() and not nameless:
                 yield from _walk(child, depth - 1)
 
 
