@@ -138,7 +138,12 @@ _ANSWER_OPTIONS = (
 )
 _STORE_OPTIONS = (
     click.option("--out", type=click.Path(path_type=Path), help="Folder of the run."),
-    click.option("--store", default="shards", show_default=True, help="shards, npz or hdf5."),
+    click.option(
+        "--store",
+        default="shards",
+        show_default=True,
+        help="shards, npz, hdf5, pickle or npy_layers.",
+    ),
     click.option(
         "--storage-dtype",
         type=click.Choice(["native", "float32", "float16", "bfloat16"]),

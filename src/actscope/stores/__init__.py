@@ -19,7 +19,9 @@ from actscope.stores._verify import (
     verify_run,
 )
 from actscope.stores.hdf5 import HDF5Storage
+from actscope.stores.npy_layers import NpyLayersStorage
 from actscope.stores.npz import NPZStorage
+from actscope.stores.pickle import PickleStorage
 from actscope.stores.shards import ShardStorage
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "FolderStorage",
     "HDF5Storage",
     "NPZStorage",
+    "NpyLayersStorage",
+    "PickleStorage",
     "Problem",
     "Run",
     "RunListing",

@@ -16,6 +16,7 @@ import numpy as np
 from actscope.core.arrays import Array
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._formats import FileSums, UnitFormat, sums_after_writing
+from actscope.stores._npy import read_npy_header
 from actscope.stores._run_folder import FolderStorage
 
 __all__ = ["STORE", "NPZStorage"]
@@ -27,7 +28,6 @@ _BROKEN = (
     EOFError,
     RuntimeError,
     NotImplementedError,
-    SyntaxError,
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
@@ -85,11 +85,9 @@ class _NPZFile:
 def _parse_array(raw: bytes) -> Array:
     """An array over the bytes of a ``.npy`` file: plain numbers, as many as there are bytes."""
     file = io.BytesIO(raw)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("another version of the npy format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype.hasobject:
-        raise ValueError("no plain array of numbers")
+    dtype, shape, fortran = read_npy_header(file)
+    if fortran:
+        raise ValueError("an array in Fortran order")
     return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape)
 
 
