@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actscope.cli._console import complain, console, counted, figures, table
+from actscope.cli._runs_formats import add_commands
 from actscope.core.errors import DamagedRunError
 
 if TYPE_CHECKING:
@@ -198,4 +199,5 @@ def repair(ctx: click.Context, run: Path) -> None:
         ctx.exit(1)
 
 
+add_commands(runs)
 COMMAND = runs

@@ -7,8 +7,11 @@ whichever store wrote it. One file here adds a store; it defines ``STORE``.
 from __future__ import annotations
 
 from actscope.stores._reader import Examples, Run, open_run
+from actscope.stores._records import CommitRecord, SiteEntry
 from actscope.stores._run_folder import STORES, FolderRunWriter, FolderStorage, stored_plan
+from actscope.stores._stored_unit import StoredUnit
 from actscope.stores._summary import RunSummary, SiteSummary
+from actscope.stores._units import TABLES
 from actscope.stores._verify import (
     Problem,
     RunListing,
@@ -26,6 +29,8 @@ from actscope.stores.shards import ShardStorage
 
 __all__ = [
     "STORES",
+    "TABLES",
+    "CommitRecord",
     "Examples",
     "FolderRunWriter",
     "FolderStorage",
@@ -38,7 +43,9 @@ __all__ = [
     "RunListing",
     "RunSummary",
     "ShardStorage",
+    "SiteEntry",
     "SiteSummary",
+    "StoredUnit",
     "VerifyReport",
     "list_runs",
     "open_run",
