@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -21,7 +22,7 @@ WHOLE = [
 
 
 class Shared(FormatContract):
-    options: dict = {}
+    options: ClassVar[dict[str, str]] = {}
 
     def export(self, run, form, out, **options):
         options.setdefault("options", self.options)
@@ -55,7 +56,7 @@ class TestCsv(Shared):
 
 
 class TestOneFileAnExample(Shared):
-    options = {"per": "example"}
+    options: ClassVar[dict[str, str]] = {"per": "example"}
 
     @pytest.fixture
     def form(self):
@@ -65,7 +66,7 @@ class TestOneFileAnExample(Shared):
 class TestSmallChunks(Shared):
     """Chunks that end in the middle of units."""
 
-    options = {"chunk_rows": "3"}
+    options: ClassVar[dict[str, str]] = {"chunk_rows": "3"}
 
     @pytest.fixture
     def form(self):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actscope.core.errors import BadInputError, OutputFolderError
+from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderError
 from actscope.core.registry import Registry
 from actscope.formats._directions import Directions, directions_of_run, import_directions
 from actscope.formats._export import EXPORT_FAIL_POINTS, ExportReport, export_activations
@@ -137,10 +137,18 @@ def import_run(
     found, path = FORMATS.get(form), Path(source)
     if not found.reads:
         raise BadInputError(f"{found.name} can only be exported", next_step="--from another format")
-    if isinstance(found, RunFormat):
-        return import_activations(path, found, Path(out), options=options, progress=progress)
-    found.check_options(options or {})
-    directions = read_directions(path, form)
+    try:
+        if isinstance(found, RunFormat):
+            return import_activations(path, found, Path(out), options=options, progress=progress)
+        found.check_options(options or {})
+        directions = read_directions(path, form)
+    except DamagedRunError as error:
+        if error.next_step:
+            raise
+        advice = "nothing of it was run; write the file again, with plain arrays of numbers"
+        raise DamagedRunError(
+            error.what, got=error.got, expected=error.expected, next_step=advice
+        ) from error
     return ImportReport(import_directions(directions, path.stem, Path(out)), 1, 1, 0, False)
 
 

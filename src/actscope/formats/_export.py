@@ -28,7 +28,14 @@ from actscope.formats._manifest import (
 )
 from actscope.stores import Run
 from actscope.stores._formats import checksum
-from actscope.stores._io import disk_errors, fail_point, make_folder, publish, sync_folder
+from actscope.stores._io import (
+    TEMP_PREFIX,
+    disk_errors,
+    fail_point,
+    make_folder,
+    publish,
+    sync_folder,
+)
 
 __all__ = ["EXPORT_FAIL_POINTS", "ExportReport", "export_activations"]
 
@@ -196,6 +203,8 @@ def _fill(job: ExportJob, form: RunFormat, progress: Callable[[int, int], None] 
     if not len(job):
         record.touch()
     form.finish(job)
+    for leftover in job.folder.rglob(f"{TEMP_PREFIX}*"):
+        leftover.unlink()  # of an attempt that was killed; the folder is this export's own
     sync_folder(job.folder)
     return len(lines)
 

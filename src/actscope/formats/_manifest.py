@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -13,10 +14,11 @@ from typing import Any, cast
 from actscope.core.activations import ExampleFailure
 from actscope.core.arrays import dtype_name
 from actscope.core.errors import BadInputError, DamagedRunError
+from actscope.core.provenance import sha256_text
+from actscope.core.spec import UnitPlan
 from actscope.formats._layout import Layout, UnitShape, out_dtype
 from actscope.stores import SiteEntry
-from actscope.stores._io import read_limited
-from actscope.stores._records import dump_json
+from actscope.stores._records import dump_json, dump_record, load_record
 
 __all__ = ["MANIFEST", "UNITS", "ExportFolder", "Manifest", "UnitLine", "append_line", "read_lines"]
 
@@ -24,7 +26,8 @@ MANIFEST = "actscope.json"
 UNITS = "actscope.units.jsonl"
 VERSION = 1
 _KIND = "actscope-export"
-_LARGEST = 256 << 20
+_AGAIN = "export the run again"
+_HEAD = re.compile(rb'\{"sha256": "([0-9a-f]{64})", "unit": ')
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The bytes of the file."""
-        data = asdict(self) | {"format": _KIND, "version": VERSION}
-        return dump_json(data, "the manifest", indent=1).encode("ascii") + b"\n"
+        return dump_record(asdict(self) | {"format": _KIND, "version": VERSION})
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -68,34 +70,27 @@ class Manifest:
         """
         path = folder / MANIFEST
         try:
-            data = cast("dict[str, Any]", json.loads(read_limited(path, _LARGEST)))
-            if data.pop("format") != _KIND:
-                raise ValueError("another kind of file")
-            if int(data.pop("version")) > VERSION:
-                raise BadInputError(
-                    f"{path} was written by a newer actscope",
-                    next_step="pip install --upgrade actscope",
-                )
-            found = cls(
+            data = load_record(path, _KIND, VERSION)
+        except DamagedRunError as error:
+            raise DamagedRunError(error.what, got=error.got, next_step=_AGAIN) from error
+        try:
+            return cls(
                 to=str(data["to"]),
                 request=str(data["request"]),
                 sites=tuple(str(key) for key in data["sites"]),
                 options=dict(data["options"]),
                 spec=None if data["spec"] is None else dict(data["spec"]),
-                plan=None if data["plan"] is None else dict(data["plan"]),
+                plan=None if data["plan"] is None else UnitPlan.from_json(data["plan"]).to_json(),
                 environment=dict(data["environment"]),
                 created=str(data["created"]),
                 units=int(data["units"]),
             )
-        except BadInputError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedRunError(
                 f"{path} does not say what this export is of",
                 got=repr(error)[:300],
-                next_step="export the run again",
+                next_step=_AGAIN,
             ) from error
-        return found
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,9 @@ class UnitLine:
             "sites": [entry.to_json() for entry in self.sites],
             "errors": [failure.to_json() for failure in self.errors],
         }
-        return dump_json(data, "a unit").encode("ascii") + b"\n"
+        text = dump_json(data, "a unit")
+        line = f'{{"sha256": "{sha256_text(text)}", "unit": {text}}}\n'
+        return line.encode("ascii")
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> UnitLine:
@@ -140,10 +137,13 @@ class UnitLine:
         shapes = {str(k): tuple(int(n) for n in shape) for k, shape in data["shapes"].items()}
         if any(n < 0 for shape in shapes.values() for n in shape) or not all(shapes.values()):
             raise ValueError("a size that is none")
+        sites = tuple(SiteEntry.from_json(entry) for entry in data["sites"])
+        if any(str(entry.site) not in shapes for entry in sites):
+            raise ValueError("a site without a tensor")
         dtypes = {name: dtype_name(out_dtype(str(data["dtypes"][name]), True)) for name in shapes}
         return cls(
             unit=str(data["unit"]),
-            sites=tuple(SiteEntry.from_json(entry) for entry in data["sites"]),
+            sites=sites,
             dtypes=dtypes,
             shapes=shapes,
             xxh3={name: str(data["xxh3"][name]) for name in shapes},
@@ -153,6 +153,14 @@ class UnitLine:
             metadata=dict(data["metadata"]),
             marks={str(k): int(n) for k, n in data["marks"].items()},
         )
+
+
+def _checked(raw: bytes) -> Mapping[str, Any]:
+    """What a line says of a unit, once its digest is right."""
+    head = _HEAD.match(raw)
+    if head is None or sha256_text(raw[head.end() : -2].decode("ascii")) != head[1].decode():
+        raise ValueError("it is not as it was written: its digest does not match")
+    return cast("Mapping[str, Any]", json.loads(raw[head.end() : -2]))
 
 
 def read_lines(path: Path) -> tuple[list[UnitLine], int]:
@@ -170,7 +178,7 @@ def read_lines(path: Path) -> tuple[list[UnitLine], int]:
             for raw in file:
                 if not raw.endswith(b"\n"):
                     break
-                lines.append(UnitLine.from_json(json.loads(raw)))
+                lines.append(UnitLine.from_json(_checked(raw)))
                 size += len(raw)
     except FileNotFoundError:
         return [], 0
@@ -215,7 +223,14 @@ class ExportFolder:
     def layout(self) -> Layout:
         """The units laid end to end."""
         shapes = [UnitShape(dict(unit.shapes), dict(unit.ends)) for unit in self.units]
-        return Layout(shapes)
+        try:
+            return Layout(shapes)
+        except BadInputError as error:
+            raise DamagedRunError(
+                f"the lines of {self.path / UNITS} do not fit together",
+                got=error.what,
+                next_step=_AGAIN,
+            ) from error
 
     def file(self, name: str) -> Path:
         """A file of the export; a link is not followed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,12 +35,16 @@ def records_of(lines: Array, where: str) -> tuple[ExampleRecord, ...]:
         ) from error
 
 
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+
+
 def site_of(name: str) -> Site | None:
-    """The site a name means: a key, a TransformerLens hook; None where it is none."""
+    """The site a name means: a key, a TransformerLens hook, a module path; None where none."""
     try:
-        return Site.parse(name)
+        site = Site.parse(name)
     except ActscopeError:
         return None
+    return site if site.path is None or _MODULE.fullmatch(site.path) else None
 
 
 def batch_of_examples(
@@ -124,6 +129,8 @@ def batch_of_arrays(
         if of_name is None:
             continue
         if array.ndim not in (2, 3):
+            if of_name.path is not None:
+                continue  # any name with a dot could be a module
             raise BadInputError(
                 f"{unit}: {name} has shape {list(array.shape)}",
                 expected="[examples, d] or [examples, tokens, d]",

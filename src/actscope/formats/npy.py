@@ -5,6 +5,8 @@ Example i has the rows ``offsets[i]:offsets[i + 1]`` of ``rows.offsets.npy``.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,7 +55,10 @@ def _load(path: Path) -> Array:
     try:
         with path.open("rb") as file:
             dtype, shape, fortran = read_npy_header(file)
-            if 0 in shape:
+            size = dtype.itemsize * math.prod(shape)
+            if size != os.fstat(file.fileno()).st_size - file.tell():
+                raise ValueError(f"its shape {list(shape)} is not its size")
+            if not size:
                 return np.zeros(shape, dtype)
             order = "F" if fortran else "C"
             return np.memmap(file, dtype, "r", file.tell(), shape, order)

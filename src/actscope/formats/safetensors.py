@@ -10,7 +10,6 @@ import numpy as np
 
 from actscope.core.activations import ActivationBatch
 from actscope.core.arrays import Array
-from actscope.core.errors import DamagedRunError
 from actscope.formats._arrays import ArrayFormat
 from actscope.formats._examples import example_tensors, unit_of_examples
 from actscope.formats._format import Option
@@ -93,11 +92,7 @@ class SafetensorsFormat(ArrayFormat):
 
 def _read(path: Path) -> tuple[str, dict[str, Array]]:
     """(example record as JSON, tensors) of a file."""
-    try:
-        file = SafetensorsFile(path)
-    except DamagedRunError as error:
-        error.next_step = "nothing of it was read; write the file again"
-        raise DamagedRunError(error.what, got=error.got, next_step=error.next_step) from error
+    file = SafetensorsFile(path)
     tensors = {name: file.read(name) for name in file.names()}
     file.close()
     return file.header.get("example", ""), tensors

@@ -59,10 +59,10 @@ class ZarrFormat(RunFormat):
         self._library()
 
     def _chunk(self, job: ExportJob, name: str) -> int:
-        shape = job.layout.shape(name)
-        asked = job.options["chunk_rows"] if len(shape) > 1 else 0
-        one = max(1, job.dtype(name).itemsize * math.prod(shape[1:]))
-        return max(1, min(shape[0] or 1, asked or max(1, _CHUNK_BYTES // one)))
+        total, *inner = job.layout.shape(name)
+        asked = job.options["chunk_rows"] if inner else 0
+        one = max(1, job.dtype(name).itemsize * math.prod(inner))
+        return max(1, min(total, asked or _CHUNK_BYTES // one))
 
     def begin(self, job: ExportJob) -> None:
         """Make the group and its empty arrays."""

@@ -139,7 +139,9 @@ class SafetensorsFile:
             self._open()
         except (OSError, ValueError) as error:
             raise DamagedRunError(
-                f"{path} cannot be read as safetensors", got=str(error)
+                f"{path} cannot be read as safetensors",
+                got=str(error),
+                next_step="write the file again, or `actscope runs verify` where it is of a run",
             ) from error
 
     def _open(self) -> None:
