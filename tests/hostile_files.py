@@ -72,7 +72,7 @@ def os_system_protocol_2_inside_a_dictionary(folder, sentinel):
 
 @hostile("pickle", ".pkl")
 def builtins_eval(folder, sentinel):
-    return pickle.dumps(Calls(eval, f"open({str(sentinel)!r}, 'w')"), 4)
+    return pickle.dumps(Calls(eval, f"__import__('os').system({command(sentinel)!r})"), 4)
 
 
 @hostile("pickle", ".pkl")

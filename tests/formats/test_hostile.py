@@ -193,3 +193,26 @@ def test_no_reader_unpickles():
 def test_an_unknown_format_names_the_known_ones(make_run, tmp_path):
     with pytest.raises(BadInputError, match=r"did you mean 'parquet'\?"):
         export_run(make_run(), "parket", tmp_path / "out")
+
+
+ARMED = {
+    "os_system": pickle.load,
+    "os_system_protocol_0": pickle.load,
+    "os_system_protocol_2_inside_a_dictionary": pickle.load,
+    "builtins_eval": pickle.load,
+    "instance_opcode": pickle.load,
+    "object_opcode": pickle.load,
+    "numpy_object_array": pickle.load,
+    "torch_legacy_pickle": pickle.load,
+    "npy_object_array": lambda file: np.load(file, allow_pickle=True),
+    "npz_object_array": lambda file: dict(np.load(file, allow_pickle=True)),
+}
+
+
+@pytest.mark.parametrize("name", ARMED)
+def test_the_corpus_is_armed(tmp_path, name):
+    """What is refused above does run code where a trusting reader opens it."""
+    (write,) = [write for found, _, write in CORPUS if found == name]
+    with write(tmp_path, tmp_path / "code-was-run").open("rb") as file:
+        ARMED[name](file)
+    assert (tmp_path / "code-was-run").exists()

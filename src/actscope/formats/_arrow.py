@@ -153,6 +153,8 @@ def _split(pa: Any, column: Any) -> list[Array]:
     found: list[Array] = []
     for part in column.chunks:
         chunk = part.storage if isinstance(part, pa.ExtensionArray) else part
+        if not (_is_list(pa, chunk.type) or pa.types.is_fixed_size_list(chunk.type)):
+            raise ValueError(f"a column of {chunk.type}")
         if chunk.null_count:
             raise ValueError("a row without values")
         lengths = np.diff(chunk.offsets.to_numpy()) if _is_list(pa, chunk.type) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,13 +36,23 @@ def load_pt(path: Path) -> Any:
                     raise ValueError(f"{member.filename} leads out of the archive")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises whatever its parser meets
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DamagedRunError(
             f"{path} is no file of plain tensors; nothing of it was run",
-            got=reason[0][:300],
+            got=_reason(error),
             expected="what torch.load(..., weights_only=True) reads",
             next_step="save tensors, in lists and dictionaries, with torch.save",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch met; not its advice, which is to load the file with code and all."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named is not None:
+        return f"it names {named[1][:200]}"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it asks for more than tensors"
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def numpy_of(tensor: Any) -> Array:
