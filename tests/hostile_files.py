@@ -171,8 +171,8 @@ def memo_of_four_billion(folder, sentinel):
 
 
 @hostile("pickle", ".pkl")
-def a_million_lists_in_lists(folder, sentinel):
-    return b"\x80\x04" + b"]" * 1_000_000 + b"a" * 999_999 + b"."
+def lists_in_lists_in_lists(folder, sentinel):
+    return b"\x80\x04" + b"]" * 200_000 + b"a" * 199_999 + b"."
 
 
 @hostile("pickle", ".pkl")

@@ -57,6 +57,28 @@ def test_arrays_that_are_called_after_sites(tmp_path, form, shape):
         assert np.array_equal(run.get("resid_pre", 3, example=i).numpy(), 2 * x[i])
 
 
+@pytest.mark.parametrize("form", ["npz", "hdf5"])
+def test_the_compressed_files_of_seed_000(tmp_path, form):
+    """Compressed, one file a question, layers by number, texts beside the numbers."""
+    import h5py
+
+    folder = tmp_path / "activations"
+    folder.mkdir()
+    x = rng().standard_normal((2, 1, 9, D)).astype(np.float16)
+    for i, rows in enumerate(x):
+        if form == "npz":
+            np.savez_compressed(folder / f"q_{i}.npz", layer_5=rows, layer_10=rows * 2)
+            continue
+        with h5py.File(folder / f"q_{i}.h5", "w") as file:
+            file.create_dataset("hidden/layer_5", data=rows, compression="gzip", shuffle=True)
+            file.create_dataset("hidden/layer_10", data=rows * 2, compression="lzf")
+            file["response"] = "a text"
+    run = back(folder, form, tmp_path, site="resid_post")
+    assert run.layers == [5, 10] and run.n_examples == 2
+    for i in range(2):
+        assert np.array_equal(run.get("resid_post", 10, example=i).numpy(), x[i, 0] * 2)
+
+
 def test_the_layers_of_seed_001(tmp_path):
     """``activations_layer_NN.npy``, ``[n, seq, d]`` float16."""
     layers = {n: rng(n).standard_normal((2, 3, D)).astype(np.float16) for n in (0, 31)}

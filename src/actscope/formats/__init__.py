@@ -77,7 +77,13 @@ def export_run(
         )
     opened = run if isinstance(run, Run) else open_run(run)
     return export_activations(
-        opened, form, Path(out), sites=sites, layers=layers, options=options, progress=progress
+        opened,
+        form,
+        Path(out).absolute(),
+        sites=sites,
+        layers=layers,
+        options=options,
+        progress=progress,
     )
 
 

@@ -196,7 +196,7 @@ def _fill(job: ExportJob, form: RunFormat, progress: Callable[[int, int], None] 
         unit = job.unit(number)
         marks = form.write(job, unit, marks)
         fail_point("export.unit-written")
-        append_line(record, _line(unit, form, marks))
+        size = append_line(record, _line(unit, form, marks), size)
         fail_point("export.unit-on-record")
         if progress is not None:
             progress(number + 1, len(job))

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from actscope.core.activations import ExampleFailure
 from actscope.core.arrays import dtype_name
-from actscope.core.errors import BadInputError, DamagedRunError
+from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderError
 from actscope.core.provenance import sha256_text
 from actscope.core.spec import UnitPlan
 from actscope.formats._layout import Layout, UnitShape, out_dtype
@@ -191,12 +191,22 @@ def read_lines(path: Path) -> tuple[list[UnitLine], int]:
     return lines, size
 
 
-def append_line(path: Path, line: UnitLine) -> None:
-    """Add a line, durably."""
+def append_line(path: Path, line: UnitLine, size: int) -> int:
+    """Add a line, durably, to a file of a size, and return its new size.
+
+    Raises:
+        OutputFolderError: somebody else has added lines meanwhile.
+    """
     with path.open("ab") as file:
+        if file.seek(0, os.SEEK_END) != size:
+            raise OutputFolderError(
+                f"another process is writing {path.parent}",
+                next_step="let one of them finish; the same export again then does nothing",
+            )
         file.write(line.to_bytes())
         file.flush()
         os.fsync(file.fileno())
+        return file.tell()
 
 
 class ExportFolder:

@@ -17,7 +17,10 @@ from actscope.stores._formats import UnitFormat
 from actscope.stores._io import publish
 from actscope.stores._records import encode_unit
 
-__all__ = ["SITE_OPTION", "PartFormat", "files_of", "part_name"]
+__all__ = ["SITE_OPTION", "PartFormat", "files_of", "part_name", "refuse_bomb"]
+
+_MOST_PACKED = 200
+"""How much smaller honest activations get by compression, zeros of padding included."""
 
 SITE_OPTION = Option("", str, "the kind of site of files that only number layers: resid_post, ...")
 
@@ -48,6 +51,16 @@ def files_of(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
                 f"{file} is a link or no plain file", next_step="import the file itself"
             )
     return found
+
+
+def refuse_bomb(name: str, size: int, packed: int) -> None:
+    """Compare what compressed data say they hold with what they take.
+
+    Raises:
+        ValueError: they are made to fill memory.
+    """
+    if size > _MOST_PACKED * packed + (1 << 16):
+        raise ValueError(f"{name} is {size} bytes in {packed}: too much for activations")
 
 
 class PartFormat(RunFormat):

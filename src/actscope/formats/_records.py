@@ -125,7 +125,9 @@ def batch_of_arrays(
     """
     found: dict[Site, list[Array]] = {}
     for name, array in arrays.items():
-        of_name = site_of(name) or _numbered(name, site)
+        of_name = site_of(name)
+        if of_name is None or of_name.path is not None:
+            of_name = _numbered(name.rpartition(".")[2], site) or of_name
         if of_name is None:
             continue
         if array.ndim not in (2, 3):

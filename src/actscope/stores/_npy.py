@@ -11,7 +11,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["npy_header", "read_npy_header"]
+from actscope.core.arrays import Array
+
+__all__ = ["npy_header", "parse_npy", "read_npy_header"]
 
 _LARGEST_HEADER = 10_000
 _HEADER = re.compile(
@@ -49,3 +51,16 @@ def read_npy_header(file: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...], boo
     except (TypeError, ValueError) as error:
         raise ValueError(f"no plain array of numbers: {error}") from error
     return dtype, shape, match[2] == b"True"
+
+
+def parse_npy(raw: bytes) -> Array:
+    """An array over the bytes of a ``.npy`` file: plain numbers, as many as there are bytes.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    file = io.BytesIO(raw)
+    dtype, shape, fortran = read_npy_header(file)
+    if fortran:
+        raise ValueError("an array in Fortran order")
+    return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape)

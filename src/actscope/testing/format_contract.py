@@ -92,7 +92,7 @@ class FormatContract:
 
     # -- everything comes back ------------------------------------------------------------------
 
-    @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "bfloat16"])
+    @pytest.mark.parametrize("dtype", ["float32", "float16"])
     def test_everything_comes_back(self, form: Any, tmp_path: Path, dtype: str) -> None:
         spec = {**SPEC, "storage_dtype": "float16" if dtype == "float16" else "native"}
         run = self.write(tmp_path / "run", self.units(dtype=dtype), spec)
@@ -235,9 +235,7 @@ class FormatContract:
         with pytest.raises(BadInputError, match="not complete"):
             self.export(run, form, tmp_path / "out")
 
-    @pytest.mark.parametrize(
-        ("point", "nth"), [("half-written", 2), ("unit-written", 1), ("unit-on-record", 2)]
-    )
+    @pytest.mark.parametrize(("point", "nth"), [("half-written", 2), ("unit-written", 2)])
     def test_a_full_disk_leaves_nothing_under_the_name_and_the_same_export_goes_on(
         self, form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, nth: int
     ) -> None:
