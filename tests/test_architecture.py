@@ -13,7 +13,7 @@ FLOORS = {
     "core": 0,
     "families": 1, "strategies": 1, "selectors": 1, "interventions": 1, "stores": 1,
     "sources": 1, "trackers": 1, "analysis": 1, "plots": 1, "demo": 1,
-    "backends": 2,
+    "backends": 2, "formats": 2,
     "capture": 3,
     "studies": 4,
     "cli": 5,
@@ -29,15 +29,27 @@ HOMES: dict[str, set[str]] = {
     "peft": {"backends"},
     "torchao": {"backends"},
     "httpx2": {"backends"},
-    "h5py": {"stores"},
+    "h5py": {"stores", "formats"},
     "safetensors": set(),
-    "pyarrow": {"sources"},
+    "pyarrow": {"sources", "formats"},
+    "zarr": {"formats"},
+    "datasets": {"formats"},
+    "gguf": {"formats"},
     "matplotlib": {"plots"},
     "jinja2": {"plots"},
     "click": {"cli"},
     "rich": {"cli"},
     "xxhash": {"stores"},
-    "torch": {"core", "strategies", "stores", "backends", "capture", "studies", "testing"},
+    "torch": {
+        "core",
+        "strategies",
+        "stores",
+        "formats",
+        "backends",
+        "capture",
+        "studies",
+        "testing",
+    },
     "pandas": {"stores"},
     "mlflow": {"trackers"},
     "pytest": {"testing"},
@@ -48,7 +60,7 @@ HOMES: dict[str, set[str]] = {
 """Third-party libraries and the rooms that may import them; a library not listed has no home."""
 
 EVERYWHERE = {"numpy", "ml_dtypes"}
-TORCH_ONLY_INSIDE_FUNCTIONS = {"core", "strategies", "stores", "capture", "studies"}
+TORCH_ONLY_INSIDE_FUNCTIONS = {"core", "strategies", "stores", "formats", "capture", "studies"}
 TORCH_DATASETS = "stores/_training.py"
 """Subclasses of torch's own classes; imported by the function that makes one."""
 

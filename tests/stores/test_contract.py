@@ -23,6 +23,6 @@ class TestStores(StoreContract):
 
 
 def test_the_stores_are_the_files_of_the_room():
-    assert STORES.names() == ["hdf5", "npz", "shards"]
+    assert STORES.names() == ["hdf5", "npy_layers", "npz", "pickle", "shards"]
     for name in STORES.names():
         assert STORES.get(name).unit_format.name == name

@@ -150,7 +150,12 @@ _STORE_OPTIONS = (
         help="Keep a record of the run besides: mlflow:URI#EXPERIMENT or jsonl:FILE; "
         "another kind by its name.",
     ),
-    click.option("--store", default="shards", show_default=True, help="shards, npz or hdf5."),
+    click.option(
+        "--store",
+        default="shards",
+        show_default=True,
+        help="shards, npz, hdf5, pickle or npy_layers.",
+    ),
     click.option(
         "--storage-dtype",
         type=click.Choice(["native", "float32", "float16", "bfloat16"]),

@@ -11,6 +11,7 @@ import click
 
 from actscope.cli._console import complain, console, counted, figures, table
 from actscope.cli._runs_care import CARE
+from actscope.cli._runs_formats import add_commands
 from actscope.core.errors import DamagedRunError
 
 if TYPE_CHECKING:
@@ -207,5 +208,6 @@ def repair(ctx: click.Context, run: Path) -> None:
 
 for command in CARE:
     runs.add_command(command)
+add_commands(runs)
 
 COMMAND = runs

@@ -5,6 +5,7 @@ strategies/     STRATEGY      a class whose instances pool tokens          -> St
 interventions/  INTERVENTION  a class whose instances change activations   -> Intervention
 sources/        SOURCE        a class that reads prompts from somewhere    -> Source
 stores/         STORE         a class that opens runs for writing          -> Storage, RunWriter
+formats/        FORMAT        an object that writes and reads others' files -> formats.Format
 backends/       BACKEND       a class that loads models                    -> ModelBackend
 families/       FAMILY        data about one model family                  -> families.Family
 studies/        STUDY         a whole experiment: parameters, run, report  -> Study

@@ -10,9 +10,12 @@ from actscope.stores._care import DiskUsage, delete_run, disk_usage
 from actscope.stores._diff import RunDiff, SiteDiff, diff_runs
 from actscope.stores._merge import MergeReport, merge_runs
 from actscope.stores._reader import Examples, Run, open_run
+from actscope.stores._records import CommitRecord, SiteEntry
 from actscope.stores._run_folder import STORES, FolderRunWriter, FolderStorage, stored_plan
 from actscope.stores._slice import RunSlice, shuffled_rows
+from actscope.stores._stored_unit import StoredUnit
 from actscope.stores._summary import RunSummary, SiteSummary
+from actscope.stores._units import TABLES
 from actscope.stores._verify import (
     Problem,
     RunListing,
@@ -23,11 +26,15 @@ from actscope.stores._verify import (
     verify_run,
 )
 from actscope.stores.hdf5 import HDF5Storage
+from actscope.stores.npy_layers import NpyLayersStorage
 from actscope.stores.npz import NPZStorage
+from actscope.stores.pickle import PickleStorage
 from actscope.stores.shards import ShardStorage
 
 __all__ = [
     "STORES",
+    "TABLES",
+    "CommitRecord",
     "DiskUsage",
     "Examples",
     "FolderRunWriter",
@@ -35,6 +42,8 @@ __all__ = [
     "HDF5Storage",
     "MergeReport",
     "NPZStorage",
+    "NpyLayersStorage",
+    "PickleStorage",
     "Problem",
     "Run",
     "RunDiff",
@@ -43,7 +52,9 @@ __all__ = [
     "RunSummary",
     "ShardStorage",
     "SiteDiff",
+    "SiteEntry",
     "SiteSummary",
+    "StoredUnit",
     "VerifyReport",
     "delete_run",
     "diff_runs",

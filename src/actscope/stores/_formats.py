@@ -82,6 +82,7 @@ class UnitFormat:
         check_first: Whether a file's checksum must be right before its reader may see it, because
             the reader is not made for damaged files.
         mapped: Whether ``read`` gives a ``MappedFile``.
+        place: In which file of the run a tensor lies, where that may not be the unit's own.
     """
 
     name: str
@@ -92,6 +93,7 @@ class UnitFormat:
     read: Callable[[Path], TensorFile]
     check_first: bool = False
     mapped: bool = False
+    place: Callable[[TensorFile, str], str] | None = None
 
 
 def as_bytes(array: Array) -> memoryview:

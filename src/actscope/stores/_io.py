@@ -36,7 +36,7 @@ __all__ = [
 
 TEMP_PREFIX = ".tmp-"
 
-What = Literal["run", "data", "commit"]
+What = Literal["run", "data", "commit", "export"]
 
 _WRITE_STEPS = ("created", "half-written", "written", "synced")
 _PUT_STEPS = ("linked", "unlinked", "folder-synced")

@@ -37,6 +37,7 @@ __all__ = [
     "dump_record",
     "encode_unit",
     "load_commit",
+    "load_record",
     "load_run",
 ]
 
@@ -243,7 +244,7 @@ def dump_record(data: Mapping[str, Any]) -> bytes:
     return b'{"digest": "sha256:%s",\n' % digest.encode("ascii") + body
 
 
-def _load_record(path: Path, expected: str) -> dict[str, Any]:
+def load_record(path: Path, expected: str, newest: int = FORMAT_VERSION) -> dict[str, Any]:
     """Read a record and check its digest, its kind and its version.
 
     Raises:
@@ -267,11 +268,11 @@ def _load_record(path: Path, expected: str) -> dict[str, Any]:
         raise DamagedRunError(f"{path} is not a record", got=repr(error)) from error
     if kind != expected or not isinstance(version, int):
         raise DamagedRunError(f"{path} is another kind of record", got=kind, expected=expected)
-    if version > FORMAT_VERSION:
+    if version > newest:
         raise BadInputError(
             f"{path} was written by a newer actscope",
             got=f"format version {version}",
-            expected=f"at most {FORMAT_VERSION}",
+            expected=f"at most {newest}",
             next_step="pip install --upgrade actscope",
         )
     return data
@@ -284,7 +285,7 @@ def load_run(folder: Path) -> RunRecord:
         DamagedRunError: it is not as it was written.
     """
     path = folder / RUN_FILE
-    data = _load_record(path, RUN_FORMAT)
+    data = load_record(path, RUN_FORMAT)
     try:
         plan = data["plan"]
         return RunRecord(
@@ -306,7 +307,7 @@ def load_commit(folder: Path, file_name: str) -> CommitRecord:
         DamagedRunError: it is not as it was written.
     """
     path = folder / COMMITS / file_name
-    data = _load_record(path, COMMIT_FORMAT)
+    data = load_record(path, COMMIT_FORMAT)
     try:
         record = CommitRecord.from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -112,6 +112,9 @@ class FolderStorage:
             _refuse_another(path, record, asked)
             for folder in (COMMITS, self.unit_format.folder):
                 make_folder(path / folder)
+        return self._writer(path, record, stored_as)
+
+    def _writer(self, path: Path, record: RunRecord, stored_as: StoredAs) -> FolderRunWriter:
         return FolderRunWriter(path, record, self.unit_format, stored_as)
 
     def stored_plan(self, run_id: str) -> dict[str, Any] | None:
@@ -172,6 +175,7 @@ class FolderRunWriter:
         """
         self._check_id(batch_id)
         unit = make_unit(batch_id, activations, self._stored_as)
+        unit = self._prepared(batch_id, unit, activations)
         commit = self._draft(batch_id, unit, activations, metadata)
         name = encode_unit(batch_id) + ".json"
         with disk_errors(f"writing unit {batch_id!r}", self.path):
@@ -216,6 +220,10 @@ class FolderRunWriter:
     def close(self) -> None:
         """Nothing stays open between two units; a closed writer takes no more."""
         self._closed = True
+
+    def _prepared(self, batch_id: str, unit: Unit, batch: ActivationBatch) -> Unit:
+        """What a store adds to a unit before it is compared and written."""
+        return unit
 
     def _check_id(self, batch_id: str) -> None:
         if self._closed:

@@ -23,7 +23,7 @@ from actscope.core.arrays import DTYPES, Array, dtype_name
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._formats import FileSums, as_bytes
 
-__all__ = ["SafetensorsFile", "write_safetensors"]
+__all__ = ["SafetensorsFile", "safetensors_header", "write_safetensors"]
 
 LARGEST_HEADER = 100_000_000
 """The reference implementation's own cap."""
@@ -66,7 +66,7 @@ def write_safetensors(
     order = sorted(tensors, key=lambda n: (-_rank(n, tensors[n]), n))
     whole = xxhash.xxh3_128()
     sums: dict[str, str] = {}
-    start = _header_bytes(order, tensors, header)
+    start = safetensors_header(order, tensors, header)
     file.write(start)
     whole.update(start)
     for name in order:
@@ -92,9 +92,10 @@ def _rank(name: str, array: Array) -> int:
     return _RANK[dtype]
 
 
-def _header_bytes(
+def safetensors_header(
     order: list[str], tensors: Mapping[str, Array], header: Mapping[str, str]
 ) -> bytes:
+    """The first bytes of a file whose tensors follow one another in an order."""
     entries: dict[str, Any] = {"__metadata__": dict(sorted(header.items()))} if header else {}
     at = 0
     for name in order:
@@ -138,7 +139,9 @@ class SafetensorsFile:
             self._open()
         except (OSError, ValueError) as error:
             raise DamagedRunError(
-                f"{path} cannot be read as safetensors", got=str(error)
+                f"{path} cannot be read as safetensors",
+                got=str(error),
+                next_step="write the file again, or `actscope runs verify` where it is of a run",
             ) from error
 
     def _open(self) -> None:

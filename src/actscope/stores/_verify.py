@@ -273,7 +273,8 @@ def _data_problems(
         file.close()
     if not whole and not damaged:
         return [Problem(commit.path, None, text, name)]
-    return [Problem(commit.path, tensor, text, name) for tensor in damaged]
+    place = unit_format.place or (lambda file, tensor: commit.path)
+    return [Problem(place(file, tensor), tensor, text, name) for tensor in damaged]
 
 
 def _is_whole(file: TensorFile, commit: CommitRecord, tensor: str) -> bool:

@@ -80,7 +80,7 @@ class _HDF5File:
         key = _escaped(name)
         try:
             if not isinstance(self._file.get(key, getlink=True), h5py.HardLink):
-                raise KeyError("no dataset of that name in this file")
+                raise KeyError("a link that leads elsewhere, or nothing")
             data = self._file[key]
             if data.is_virtual or data.external or data.dtype.hasobject:
                 raise ValueError("its data would come from elsewhere")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 import zipfile
@@ -16,6 +15,7 @@ import numpy as np
 from actscope.core.arrays import Array
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._formats import FileSums, UnitFormat, sums_after_writing
+from actscope.stores._npy import parse_npy
 from actscope.stores._run_folder import FolderStorage
 
 __all__ = ["STORE", "NPZStorage"]
@@ -27,7 +27,6 @@ _BROKEN = (
     EOFError,
     RuntimeError,
     NotImplementedError,
-    SyntaxError,
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
@@ -71,7 +70,7 @@ class _NPZFile:
             info = self._archive.getinfo(f"{name}.npy")
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
                 raise ValueError("it is compressed")  # and could be as large as it likes
-            return _parse_array(self._archive.read(info))
+            return parse_npy(self._archive.read(info))
         except (*_BROKEN, TypeError, OverflowError) as error:
             raise DamagedRunError(
                 f"{self._path} holds no readable array {name!r}", got=repr(error)
@@ -80,17 +79,6 @@ class _NPZFile:
     def close(self) -> None:
         """Close the archive."""
         self._archive.close()
-
-
-def _parse_array(raw: bytes) -> Array:
-    """An array over the bytes of a ``.npy`` file: plain numbers, as many as there are bytes."""
-    file = io.BytesIO(raw)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("another version of the npy format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype.hasobject:
-        raise ValueError("no plain array of numbers")
-    return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape)
 
 
 class NPZStorage(FolderStorage):

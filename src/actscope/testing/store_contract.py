@@ -43,6 +43,7 @@ SPEC: dict[str, Any] = {
     "sites": [str(site) for site in SITES],
     "storage_dtype": "native",
     "keep_text": True,
+    "max_length": 4,
 }
 PLAN = UnitPlan(0, 10, 4).to_json()
 
