@@ -36,7 +36,7 @@ RESULTS = HERE.parent / "results" / "peers.json"
 PEERS = (
     "hooks", "nnsight", "nnterp", "hf", "transformer_lens", "hooked_transformer", "sae_lens",
 )  # fmt: skip
-REQUIREMENTS = {"hooked_transformer": "transformer_lens"}
+REQUIREMENTS = {"hooked_transformer": "sae_lens"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
            "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
 
