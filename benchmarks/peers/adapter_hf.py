@@ -27,16 +27,12 @@ class HuggingFace(Peer):
         self.n_layers = len(blocks(model))
 
     def residuals(self, batch: Batch, layers: list[int], keep: Keep) -> list[torch.Tensor]:
-        states = self.base(
-            batch.ids, use_cache=False, output_hidden_states=True
-        ).hidden_states
+        states = self.base(batch.ids, use_cache=False, output_hidden_states=True).hidden_states
         return [keep(states[layer + 1]) for layer in layers]
 
     def patterns(self, batch: Batch, layer: int, heads: list[int]) -> torch.Tensor:
         with eager_attention(self.model):
-            found = self.base(
-                batch.ids, use_cache=False, output_attentions=True
-            ).attentions
+            found = self.base(batch.ids, use_cache=False, output_attentions=True).attentions
         return found[layer][:, heads]
 
 

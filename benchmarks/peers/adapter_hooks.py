@@ -1,13 +1,13 @@
 """Plain PyTorch hooks with an early stop: baukit's ``TraceDict(model, layers, stop=True)``.
 
 baukit is not on PyPI. Its ``TraceDict`` registers a forward hook on each named module, keeps the
-output, optionally through ``edit_output`` or a copy, and with ``stop=True`` raises an exception in the
-last hook that the ``with`` block swallows; this is the same in as few steps.
+output, optionally through ``edit_output`` or a copy, and with ``stop=True`` raises an exception in
+the last hook that the ``with`` block swallows; this is the same in as few steps.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,8 @@ class Hooks(Peer):
         with ExitStack() as stack:
             for module, hook in hooks.items():
                 stack.callback(module.register_forward_hook(hook).remove)
-            try:
+            with suppress(_StopForward):
                 self.model(batch.ids, use_cache=False)
-            except _StopForward:
-                pass
 
 
 def load(folder: Path) -> Peer:

@@ -1,7 +1,7 @@
-"""nnsight: values are read inside a trace, which ends with ``tracer.stop()`` after the last of them.
+"""nnsight: values are read inside a trace that ends with ``tracer.stop()`` after the last of them.
 
-The model is wrapped as it is (``NNsight``): ready token ids go straight in, without the pipeline that
-texts would go through.
+The model is wrapped as it is (``NNsight``): ready token ids go straight in, without the pipeline
+that texts would go through.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """SAELens' caching: ``ActivationsStore`` of several hook points over a plain Hugging Face model.
 
-``CacheActivationsRunner`` writes what such a store hands it; it takes one hook point a run, and joins
-texts into rows of one length, so its values are of other texts than those asked for. The store's
-``get_multi_hook_activations``, which takes tokens and gives all hook points in one pass, is what
-can be compared. ``HookedProxyLM`` hooks only what it is told to.
+``CacheActivationsRunner`` writes what such a store hands it; it takes one hook point a run, and
+joins texts into rows of one length, so its values are of other texts than those asked for. The
+store's ``get_multi_hook_activations``, which takes tokens and gives all hook points in one pass, is
+what can be compared. ``HookedProxyLM`` hooks only what it is told to.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from peers.tasks import Keep, Peer
 class Cached(Peer):
     """Only the hook points asked for are cached, and the pass stops after the last block wanted.
 
-    What follows the last of all blocks cannot be stopped: there the final norm and the unembedding
-    run, and their result is thrown away.
+    The bridge stops at the entry of the next block: after the last of all there is none, so the
+    final norm and the unembedding run there, and their result is thrown away.
     """
 
     def __init__(self, model: Any, resid_post: str, pattern: str) -> None:
@@ -32,8 +32,8 @@ class Cached(Peer):
         return self._cache(batch, [name], layer + 1)[name][:, heads]
 
     def _cache(self, batch: Batch, names: list[str], stop: int) -> Any:
-        more = {} if stop == self.n_layers else {"stop_at_layer": stop}
         _, cache = self.model.run_with_cache(
-            batch.ids, names_filter=names, return_type=None, return_cache_object=False, **more
-        )
+            batch.ids, names_filter=names, stop_at_layer=stop, return_type=None,
+            return_cache_object=False,
+        )  # fmt: skip
         return cache

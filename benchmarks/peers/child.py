@@ -23,7 +23,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-RECORDED = ("actscope", "torch", "transformers", "transformer-lens", "nnsight", "nnterp", "sae-lens")
+RECORDED = (
+    "actscope",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "nnsight",
+    "nnterp",
+    "sae-lens",
+)
 WARM = 4
 
 

@@ -135,8 +135,8 @@ def peers_table(results: dict[str, Any]) -> str:
     """The section of a page: every model of ``benchmarks/results/peers.json``."""
     intro = (
         "actscope's own row has seconds, the others multiples of it (CPU seconds / wall clock, "
-        "median over rounds): above 1 it is the slower one; where actscope is behind the figures "
-        "are bold. All write to disk: actscope with checksums and fsync, resumable; the others with "
+        "median over rounds): above 1 they are slower; where actscope is behind, the figures are "
+        "bold. All write to disk: actscope with checksums and fsync, resumable; the others with "
         "`np.save` and nothing else. Made by `python benchmarks/peers/run.py`.\n"
     )
     return "\n".join([intro, *(model_table(name, record) for name, record in results.items())])

@@ -32,7 +32,7 @@ def attention(block: nn.Module) -> nn.Module:
 
 @contextmanager
 def eager_attention(model: Any) -> Iterator[None]:
-    """The one implementation that returns probabilities, for all blocks: there is no finer choice."""
+    """The implementation that returns probabilities, for all blocks: there is no finer choice."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:

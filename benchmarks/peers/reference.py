@@ -1,4 +1,4 @@
-"""What is true: plain Hugging Face values of some texts, each run alone, and how far others are off."""
+"""Plain Hugging Face values of some texts, each run alone, and how far others are off."""
 
 from __future__ import annotations
 

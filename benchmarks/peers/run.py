@@ -1,12 +1,12 @@
 """actscope and its peers on the same tasks, files on disk included.
 
-    python benchmarks/peers/run.py                         # everything: 4 models, 512 texts, 5 rounds
+    python benchmarks/peers/run.py                     # everything: 4 models, 512 texts, 5 rounds
     python benchmarks/peers/run.py --models llama256x8 --texts 64 --rounds 2 --peers hooks,nnsight
 
 Every contender runs in a process and an environment of its own, with the same number of threads. In
 each round every contender runs every task once, so that what disturbs the machine disturbs all
 alike. The values of the first round are compared with plain Hugging Face's. The figures of a model
-replace those that are in the file.
+replace those that are in the file, after every round: a run that is stopped has its whole rounds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
+import capture_models  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-import capture_models  # noqa: E402
 from actscope.core.provenance import environment  # noqa: E402
 from peers import environments, reference  # noqa: E402
 from peers.tasks import TASKS  # noqa: E402
@@ -115,19 +116,19 @@ def compare(
 
 
 def save_model(name: str, folder: Path) -> None:
-    """The model where any library can load it; with a tokenizer, which some do not start without."""
+    """The model where any library loads it; with a tokenizer, which some do not start without."""
     capture_models.build(name).save_pretrained(folder)
     demo = str(resources.files("actscope.demo") / "model")
     PreTrainedTokenizerFast.from_pretrained(demo).save_pretrained(folder)
 
 
-def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """All rounds of all contenders on one model."""
+def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All contenders on one model: the record as it stands after each round."""
     all_texts = capture_models.texts()
     texts = all_texts[: args.texts]
     record: dict[str, Any] = {
         "environment": environment(), "cpus": os.cpu_count(), "threads": args.threads,
-        "rounds": args.rounds, "texts": len(texts), "all_texts": len(all_texts),
+        "rounds": 0, "texts": len(texts), "all_texts": len(all_texts),
         "tokens": sum(map(len, texts)), "contenders": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="actscope-peers-") as folder:
@@ -150,8 +151,9 @@ def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> dict[
                 told = {t: round(f["wall"], 2) if "wall" in f else f["skipped"]
                         for t, f in figures.get("tasks", {}).items()}  # fmt: skip
                 print(name, number, contender, figures.get("skipped", told), flush=True)
-    record["contenders"] = {name: record["contenders"][name] for name in names}
-    return record
+            record["contenders"] = {name: record["contenders"][name] for name in names}
+            record["rounds"] = number + 1
+            yield record
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -180,9 +182,10 @@ def main() -> None:
     found = pythons(args.peers, args.venvs)
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in args.models:
-        results[name] = measure(name, found, args)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        for record in measure(name, found, args):
+            results[name] = record
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
