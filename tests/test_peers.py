@@ -153,9 +153,16 @@ def a_record(theirs: float, difference: float = 1e-7) -> dict[str, Any]:
 def test_the_page_says_where_actscope_is_behind() -> None:
     ahead, behind = page.model_table("m", a_record(2.0)), page.model_table("m", a_record(0.8))
     assert "| 2.00 / 2.00 |" in ahead
-    assert "actscope takes" not in ahead
+    assert "actscope takes more" not in ahead
     assert "| **0.80 / 0.80** |" in behind
-    assert behind.count("actscope takes 25% more CPU seconds and 25% more wall clock") == len(TASKS)
+    told = "plain hooks with a stop (baukit's way) (25% CPU seconds and 25% wall clock)"
+    assert behind.count(f"actscope takes more than {told}\n") == len(TASKS)
+
+
+def test_the_page_says_that_the_machine_was_busy() -> None:
+    busy, calm = ({**a_record(2.0), "cpus": 2, "load": [0.5, load]} for load in (7.8, 1.5))
+    assert "load average 8 on 2 CPUs" in page.model_table("m", busy)
+    assert "load average" not in page.model_table("m", calm)
 
 
 def test_wrong_values_have_no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

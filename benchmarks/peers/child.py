@@ -112,6 +112,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     contender = importlib.import_module(f"peers.adapter_{args.contender}").load(args.model)
+    torch.set_num_threads(args.threads)  # again: whatever the library has set meanwhile
     record: dict[str, Any] = {
         "versions": versions(),
         "load_seconds": time.perf_counter() - began,

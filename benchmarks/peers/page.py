@@ -14,12 +14,12 @@ TITLES = {
 NAMES = {
     "actscope": "actscope",
     "hooks": "plain hooks with a stop (baukit's way)",
-    "nnsight": "nnsight, stopped",
-    "nnterp": "nnterp, stopped",
-    "hf": "`output_hidden_states`",
-    "transformer_lens": "TransformerLens, bridge",
-    "hooked_transformer": "TransformerLens, `HookedTransformer`",
-    "sae_lens": "SAELens, activations store",
+    "nnsight": "nnsight{}, stopped",
+    "nnterp": "nnterp{}, stopped",
+    "hf": "transformers{}, `output_hidden_states`",
+    "transformer_lens": "TransformerLens{}, bridge",
+    "hooked_transformer": "TransformerLens{}, `HookedTransformer`",
+    "sae_lens": "SAELens{}, activations store",
 }
 VERSIONED = {
     "nnsight": "nnsight", "nnterp": "nnterp", "hf": "transformers", "sae_lens": "sae-lens",
@@ -60,7 +60,7 @@ def _own(record: dict[str, Any], task: str) -> str:
 
 def _name(record: dict[str, Any], contender: str) -> str:
     version = record["contenders"][contender].get("versions", {}).get(VERSIONED.get(contender, ""))
-    return NAMES[contender] + (f" {version}" if version else "")
+    return NAMES[contender].format(f" {version}" if version else "")
 
 
 def _megabytes(record: dict[str, Any], contender: str, task: str = "all_layers") -> str:
@@ -69,29 +69,31 @@ def _megabytes(record: dict[str, Any], contender: str, task: str = "all_layers")
 
 
 def reasons(record: dict[str, Any]) -> list[str]:
-    """What was left out, and why; and where actscope is behind, by how much."""
-    found: list[str] = []
+    """Where actscope is behind, and by how much; what was left out, and why."""
+    found = [line for task in TITLES for line in _behind(record, task)]
     for contender, figures in record["contenders"].items():
+        name = _name(record, contender)
         if "skipped" in figures:
-            found.append(f"{NAMES[contender]}: left out, {figures['skipped']}")
+            found.append(f"{name}: left out, {figures['skipped']}")
         for task, title in TITLES.items():
             one = _figures(record, contender, task)
             if "skipped" in one:
-                found.append(f"{NAMES[contender]}, {title}: left out, {one['skipped']}")
-            elif contender != "actscope":
-                found += _behind(record, contender, task)
+                found.append(f"{name}, {title}: left out, {one['skipped']}")
     return found
 
 
-def _behind(record: dict[str, Any], contender: str, task: str) -> list[str]:
+def _behind(record: dict[str, Any], task: str) -> list[str]:
     lost: list[str] = []
-    for figure, words in (("cpu", "CPU seconds"), ("wall", "wall clock")):
-        value = ratio(record, contender, task, figure)
-        if value is not None and value < 1 - CLOSE:
-            lost.append(f"{1 / value - 1:.0%} more {words}")
-    if not lost:
-        return []
-    return [f"{TITLES[task]}: actscope takes {' and '.join(lost)} than {NAMES[contender]}"]
+    for contender in record["contenders"]:
+        ratios = {name: ratio(record, contender, task, name) for name in ("cpu", "wall")}
+        more = [
+            f"{1 / value - 1:.0%} {'CPU seconds' if name == 'cpu' else 'wall clock'}"
+            for name, value in ratios.items()
+            if value is not None and value < 1 - CLOSE
+        ]
+        if more:
+            lost.append(f"{_name(record, contender)} ({' and '.join(more)})")
+    return [f"{TITLES[task]}: actscope takes more than {'; '.join(lost)}"] if lost else []
 
 
 def largest_difference(record: dict[str, Any]) -> float:
@@ -104,13 +106,23 @@ def largest_difference(record: dict[str, Any]) -> float:
     )
 
 
+def _busy(record: dict[str, Any]) -> str:
+    """A remark where others had the processors: wall clocks are then mostly theirs."""
+    load = record.get("load")
+    if load and max(load) > record["cpus"]:
+        return f"; load average {max(load):.0f} on {record['cpus']} CPUs: read the CPU seconds"
+    return ""
+
+
 def model_table(name: str, record: dict[str, Any]) -> str:
     """One model: a row per contender, then what is missing or slower."""
     subset = record["texts"] < record["all_texts"]
     extent = f"the first {record['texts']} of {record['all_texts']}" if subset else "all"
     lines = [
         f"**{name}**, {extent} texts ({record['tokens']:,} tokens), {record['threads']} thread(s), "
-        f"{record['rounds']} rounds" + ("; a subset, not the benchmark" if subset else ""),
+        f"{record['rounds']} rounds"
+        + ("; a subset, not the benchmark" if subset else "")
+        + _busy(record),
         "",
         "| CPU / wall | " + " | ".join(TITLES.values()) + " | peak memory |",
         "|---" * (len(TITLES) + 2) + "|",

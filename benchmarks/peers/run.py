@@ -129,7 +129,7 @@ def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> Itera
     record: dict[str, Any] = {
         "environment": environment(), "cpus": os.cpu_count(), "threads": args.threads,
         "rounds": 0, "texts": len(texts), "all_texts": len(all_texts),
-        "tokens": sum(map(len, texts)), "contenders": {},
+        "tokens": sum(map(len, texts)), "load": [], "contenders": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="actscope-peers-") as folder:
         work = Path(folder)
@@ -139,6 +139,7 @@ def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> Itera
         names = list(found)
         for number in range(args.rounds):
             turn = number % len(names)
+            record["load"].append(os.getloadavg()[0])
             for contender in names[turn:] + names[:turn]:
                 into = record["contenders"].setdefault(contender, {})
                 if "skipped" in into or not isinstance(found[contender], Path):
