@@ -1,0 +1,1 @@
+"""The same tasks in other libraries, each in an environment of its own; see README.md."""

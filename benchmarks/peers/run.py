@@ -1,0 +1,193 @@
+"""actscope and its peers on the same tasks, files on disk included.
+
+    python benchmarks/peers/run.py                     # everything: 4 models, 512 texts, 5 rounds
+    python benchmarks/peers/run.py --models llama256x8 --texts 64 --rounds 2 --peers hooks,nnsight
+
+Every contender runs in a process and an environment of its own, with the same number of threads. In
+each round every contender runs every task once, so that what disturbs the machine disturbs all
+alike. The values of the first round are compared with plain Hugging Face's. The figures of a model
+replace those that are in the file, after every round: a run that is stopped has its whole rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+
+import capture_models  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
+
+from actscope.core.provenance import environment  # noqa: E402
+from peers import environments, reference  # noqa: E402
+from peers.tasks import TASKS  # noqa: E402
+
+RESULTS = HERE.parent / "results" / "peers.json"
+PEERS = (
+    "hooks", "nnsight", "nnterp", "hf", "transformer_lens", "hooked_transformer", "sae_lens",
+)  # fmt: skip
+REQUIREMENTS = {"hooked_transformer": "sae_lens"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+           "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+
+
+def pythons(peers: list[str], venvs: Path, options: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The Python of each contender, or why there is none."""
+    found: dict[str, Any] = {"actscope": Path(sys.executable)}
+    for peer in peers:
+        requirements = HERE / f"requirements-{REQUIREMENTS.get(peer, peer)}.txt"
+        try:
+            found[peer] = environments.prepare(requirements, venvs, options)
+        except environments.SkippedError as reason:
+            found[peer] = str(reason)
+        print(f"{peer}: {found[peer]}", flush=True)
+    return found
+
+
+def one_round(contender: str, python: Path, work: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A contender's figures of one round; what it captured stays in ``work/out``."""
+    out = work / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
+    theirs = {**os.environ, **OFFLINE, **threads}
+    if contender != "actscope":
+        theirs.pop("PYTHONPATH", None)
+    command = [str(python), str(HERE / "child.py"), contender, "--model", str(work / "model"),
+               "--texts", str(work / "texts.json"), "--tasks", ",".join(args.tasks),
+               "--out", str(out), "--threads", str(args.threads)]  # fmt: skip
+    try:
+        done = subprocess.run(command, env=theirs, capture_output=True, text=True, check=False,
+                              timeout=args.limit)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"over {args.limit:g} s"}
+    if done.returncode or not (out / "figures.json").exists():
+        why = f"signal {-done.returncode}" if done.returncode < 0 else done.stderr
+        return {"skipped": environments.last_error(why)}
+    return json.loads((out / "figures.json").read_text())
+
+
+def add(record: dict[str, Any], found: dict[str, Any]) -> None:
+    """Put one round's figures to those of the rounds before."""
+    if "skipped" in found:
+        record["skipped"] = found["skipped"]
+        return
+    record["versions"] = found["versions"]
+    record.setdefault("load_seconds", []).append(found["load_seconds"])
+    for task, figures in found["tasks"].items():
+        into = record.setdefault("tasks", {}).setdefault(task, {})
+        if "skipped" in figures:
+            into["skipped"] = figures["skipped"]
+            continue
+        into["bytes"] = figures["bytes"]
+        for name in ("cpu", "wall", "peak_rss"):
+            into.setdefault(name, []).append(figures[name])
+
+
+def compare(
+    contender: str, found: dict[str, Any], record: dict[str, Any], work: Path, truth: Any
+) -> None:
+    """How far what is on disk is from plain Hugging Face; what is wrong has no figures."""
+    known, n_layers = truth
+    for task, figures in found.get("tasks", {}).items():
+        if "skipped" in figures:
+            continue
+        normed = found["last_is_normed"]
+        into = record["tasks"][task]
+        try:
+            into["difference"] = reference.difference(
+                contender, task, work / "out" / task, known, n_layers, last_is_normed=normed
+            )
+        except (ValueError, KeyError, OSError) as error:
+            into["skipped"] = f"wrong: {error}"
+            continue
+        if into["difference"] > reference.WRONG:
+            into["skipped"] = f"wrong values: off by {into['difference']:.1e} of the row's largest"
+
+
+def save_model(name: str, folder: Path) -> None:
+    """The model where any library loads it; with a tokenizer, which some do not start without."""
+    capture_models.build(name).save_pretrained(folder)
+    demo = str(resources.files("actscope.demo") / "model")
+    PreTrainedTokenizerFast.from_pretrained(demo).save_pretrained(folder)
+
+
+def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All contenders on one model: the record as it stands after each round."""
+    all_texts = capture_models.texts()
+    texts = all_texts[: args.texts]
+    record: dict[str, Any] = {
+        "environment": environment(), "cpus": os.cpu_count(), "threads": args.threads,
+        "rounds": 0, "texts": len(texts), "all_texts": len(all_texts),
+        "tokens": sum(map(len, texts)), "load": [], "contenders": {},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=args.scratch, prefix="actscope-peers-") as folder:
+        work = Path(folder)
+        save_model(name, work / "model")
+        (work / "texts.json").write_text(json.dumps(texts))
+        truth = reference.values(work / "model", texts, reference.sample(texts))
+        names = list(found)
+        for number in range(args.rounds):
+            turn = number % len(names)
+            record["load"].append(os.getloadavg()[0])
+            for contender in names[turn:] + names[:turn]:
+                into = record["contenders"].setdefault(contender, {})
+                if "skipped" in into or not isinstance(found[contender], Path):
+                    into.setdefault("skipped", found[contender])
+                    continue
+                figures = one_round(contender, found[contender], work, args)
+                add(into, figures)
+                if number == 0:
+                    compare(contender, figures, into, work, truth)
+                told = {t: round(f["wall"], 2) if "wall" in f else f["skipped"]
+                        for t, f in figures.get("tasks", {}).items()}  # fmt: skip
+                print(name, number, contender, figures.get("skipped", told), flush=True)
+            record["contenders"] = {name: record["contenders"][name] for name in names}
+            record["rounds"] = number + 1
+            yield record
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--models", type=_names, default=list(capture_models.MODELS))
+    parser.add_argument("--peers", type=_names, default=list(PEERS))
+    parser.add_argument("--tasks", type=_names, default=list(TASKS))
+    parser.add_argument("--texts", type=int, default=capture_models.TEXTS, help="the first N texts")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=1800, help="seconds of one process")
+    parser.add_argument("--venvs", type=Path, default=environments.default_folder())
+    parser.add_argument("--scratch", type=Path, help="where models and captures lie meanwhile")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args(given)
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def main() -> None:
+    args = arguments()
+    found = pythons(args.peers, args.venvs)
+    results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for name in args.models:
+        for record in measure(name, found, args):
+            results[name] = record
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
