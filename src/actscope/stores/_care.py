@@ -10,6 +10,7 @@ from pathlib import Path
 
 from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderError
 from actscope.stores._io import TEMP_PREFIX, disk_errors, fail_point, move, sync_folder
+from actscope.stores._layer_file import layer_file_name
 from actscope.stores._records import COMMITS, RUN_FILE, CommitRecord, load_commit
 from actscope.stores._run_folder import STORES
 from actscope.stores._units import TABLES
@@ -52,7 +53,10 @@ def disk_usage(path: str | Path) -> DiskUsage:
         activations = {k: e.nbytes for k, e in commit.tensors.items() if k not in TABLES}
         for key, size in activations.items():
             usage.sites[key] = usage.sites.get(key, 0) + size
-        named[commit.path] = sum(activations.values())
+            layer_file = layer_file_name(key)
+            where = layer_file if (usage.path / layer_file).is_file() else commit.path
+            named[where] = named.get(where, 0) + size
+        named.setdefault(commit.path, 0)
     for file in _files(usage.path):
         size, name = file.lstat().st_size, file.relative_to(usage.path).as_posix()
         usage.total += size

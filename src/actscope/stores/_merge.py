@@ -239,7 +239,7 @@ def _write(writer: FolderRunWriter, piece: _Piece) -> bool:
     """
     name = unit_id(piece.start, piece.stop)
     commit = piece.unit.commit
-    if commit.unit == name:
+    if commit.unit == name and writer.unit_format.place is None:  # all of it in one file
         writer.adopt(commit, piece.unit.path)
         return True
     cut = {"start": piece.start, "stop": piece.stop, "cut_from": commit.unit}

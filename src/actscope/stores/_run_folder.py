@@ -184,6 +184,7 @@ class FolderRunWriter:
                 _refuse_other_content(self.path, name, _with_sums(commit, sums))
                 sync_folder(self.path / COMMITS)
                 return
+            self._place(unit)
             self._publish(
                 commit, lambda file, header: self._format.write(file, unit.tensors, header)
             )
@@ -217,6 +218,11 @@ class FolderRunWriter:
         theirs = load_run(folder).environment
         return theirs if theirs != self.record.environment else {}
 
+    @property
+    def unit_format(self) -> UnitFormat:
+        """How units are written."""
+        return self._format
+
     def close(self) -> None:
         """Nothing stays open between two units; a closed writer takes no more."""
         self._closed = True
@@ -224,6 +230,9 @@ class FolderRunWriter:
     def _prepared(self, batch_id: str, unit: Unit, batch: ActivationBatch) -> Unit:
         """What a store adds to a unit before it is compared and written."""
         return unit
+
+    def _place(self, unit: Unit) -> None:
+        """Write what a store keeps outside the unit's own file, before that is committed."""
 
     def _check_id(self, batch_id: str) -> None:
         if self._closed:

@@ -21,7 +21,7 @@ from actscope.core.arrays import Array, dtype_name
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._formats import FileSums, TensorFile, UnitFormat, checksum
 from actscope.stores._layer_file import Slots, layer_file_name, read_slots, write_slots
-from actscope.stores._records import CommitRecord, RunRecord, dump_json
+from actscope.stores._records import RunRecord, dump_json
 from actscope.stores._run_folder import FolderRunWriter, FolderStorage
 from actscope.stores._units import StoredAs, Unit
 from actscope.stores.npz import NPZStorage
@@ -166,7 +166,7 @@ class _LayersWriter(FolderRunWriter):
                 next_step="begin a run with a larger seq_len, or use another store",
             )
 
-    def _publish(self, name: str, unit: Unit, commit: CommitRecord) -> None:
+    def _place(self, unit: Unit) -> None:
         places = _places(unit.tensors)
         for key, pooled in places["sites"].items():
             write_slots(
@@ -176,7 +176,6 @@ class _LayersWriter(FolderRunWriter):
                 None if pooled else _counts(unit.tensors["rows.offsets"]),
                 self._seq_len or 0,
             )
-        super()._publish(name, unit, commit)
 
 
 class NpyLayersStorage(FolderStorage):
