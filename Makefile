@@ -41,7 +41,7 @@ test: $(DEV_STAMP)  ## run the test suite without its slow tests and most of its
 test-slow: $(DEV_STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -n 2 -m slow
 
-test-faults: $(DEV_STAMP)  ## inject every fault and write docs/reliability.md (20 minutes)
+test-faults: $(DEV_STAMP)  ## inject every fault and write docs/reliability.md (half an hour)
 	$(BIN)/python benchmarks/reliability.py --out benchmarks/results/reliability.json \
 		--page docs/reliability.md
 
