@@ -57,7 +57,9 @@ def test_neighbouring_ranges(tmp_path, store, pooled):
     a = write(tmp_path, "a", 0, 8, 4, store=store, pooled=pooled)
     b = write(tmp_path, "b", 8, 14, 4, store=store, pooled=pooled)
     report = merge_runs([b, a], tmp_path / "all")
-    assert (report.copied, report.cut, report.repeated, report.missing) == (4, 0, 0, ())
+    whole = STORES.get(store).unit_format.place is None  # a unit is one file, which is copied
+    assert (report.copied, report.cut) == ((4, 0) if whole else (0, 4))
+    assert (report.repeated, report.missing) == (0, ())
     run = check(tmp_path / "all", range(14), pooled=pooled)
     assert run.complete and run.plan == UnitPlan(0, 14, 4) and run.spec == SPEC
     names = {p.name for source in (a, b) for p in (source / "shards").glob("*")}

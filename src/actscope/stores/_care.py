@@ -13,7 +13,6 @@ from actscope.stores._io import TEMP_PREFIX, disk_errors, fail_point, move, sync
 from actscope.stores._layer_file import layer_file_name
 from actscope.stores._records import COMMITS, RUN_FILE, CommitRecord, load_commit
 from actscope.stores._run_folder import STORES
-from actscope.stores._units import TABLES
 from actscope.stores._verify import DAMAGED
 
 __all__ = ["DiskUsage", "delete_run", "disk_usage"]
@@ -50,7 +49,8 @@ def disk_usage(path: str | Path) -> DiskUsage:
     _refuse_no_run(usage.path)
     named: dict[str, int] = {}
     for commit in _readable_commits(usage.path):
-        activations = {k: e.nbytes for k, e in commit.tensors.items() if k not in TABLES}
+        sites = {str(entry.site) for entry in commit.sites}
+        activations = {k: e.nbytes for k, e in commit.tensors.items() if k in sites}
         for key, size in activations.items():
             usage.sites[key] = usage.sites.get(key, 0) + size
             layer_file = layer_file_name(key)
@@ -115,9 +115,15 @@ def _foreign(folder: Path) -> Iterator[str]:
     """Names in a run's folder that no store writes."""
     places = {STORES.get(name).unit_format.folder: "" for name in STORES.names()}
     own = {COMMITS: ".json", DAMAGED: "", **places}
+    layer_files = {
+        layer_file_name(str(entry.site))
+        for commit in _readable_commits(folder)
+        for entry in commit.sites
+    }
     for entry in folder.iterdir():
         if entry.is_symlink() or not (entry.is_dir() and entry.name in own):
-            if entry.name != RUN_FILE and not entry.name.startswith(TEMP_PREFIX):
+            layer = entry.suffix == ".npy" and entry.name in layer_files
+            if entry.name != RUN_FILE and not layer and not entry.name.startswith(TEMP_PREFIX):
                 yield entry.name
             continue
         for inside in entry.iterdir():
