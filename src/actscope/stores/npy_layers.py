@@ -199,6 +199,7 @@ class NpyLayersStorage(FolderStorage):
         keeps_bfloat16=False,
         write=_write,
         read=_LayersFile,
+        check_first=True,  # a wrong table would blame whole layers
         place=_place,
     )
 
