@@ -45,7 +45,7 @@ class CaptureOptions:
     generation: GenerationParams | None = None
     keep_text: bool = True
     storage_dtype: str = "native"
-    queue_bytes: int = 1 << 30
+    queue_bytes: int = 128 << 20
 
     def __post_init__(self) -> None:
         if self.on_too_long not in ON_TOO_LONG:

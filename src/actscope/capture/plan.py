@@ -19,8 +19,8 @@ __all__ = [
 
 UNIT_TOKENS = 16_384
 """About the work of a unit: a few seconds on one accelerator, a minute or two on a CPU."""
-UNIT_BYTES = 256 << 20
-"""About the largest unit: it is held in memory whole, twice while it is put in order."""
+UNIT_BYTES = 128 << 20
+"""About the largest unit: one is held in memory while it is filled, one while it is written."""
 LARGEST_UNIT = 256
 
 

@@ -231,12 +231,15 @@ class DatasetRunner:
         worker = UnitWorker(
             extractor, job.request.source, self._options, job.plan, self._progress, stop.check
         )
+        again = getattr(background.writer, "copies_arrays", False)
         with stop, extractor.opened():
             for bounds in missing:
                 stop.check()
                 unit = worker.capture(*bounds)
-                background.submit(unit_id(*bounds), unit.batch, unit.metadata)
                 tally.add(unit.batch)
+                written = unit.release if again else _keep
+                background.submit(unit_id(*bounds), unit.batch, unit.metadata, written)
+                del unit, written
             background.finish()
 
 
@@ -252,6 +255,10 @@ class _Tally:
         self.tokens += sum(record.n_tokens for record in batch.examples)
         for failure in batch.failures:
             self.failures[failure.kind] = self.failures.get(failure.kind, 0) + 1
+
+
+def _keep() -> None:
+    """The storage may hold on to arrays it was given: their memory is not used again."""
 
 
 def _finish_quietly(background: BackgroundWriter) -> None:

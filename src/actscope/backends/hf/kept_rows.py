@@ -115,9 +115,15 @@ def plan_rows(
     return Kept(rows, examples, torch.from_numpy(mask).to(device))
 
 
-def to_arrays(kept: Kept) -> dict[Site, Array]:
-    """One copy per buffer, then views."""
-    on_cpu = {group: buffer.cpu() for group, buffer in kept.buffers.items()}
+def to_arrays(kept: Kept, buffers: Sequence[torch.Tensor] | None = None) -> dict[Site, Array]:
+    """One copy per buffer, then views.
+
+    Args:
+        kept: What the batch keeps.
+        buffers: Its buffers on the CPU, where they are there already.
+    """
+    here = [b.cpu() for b in kept.buffers.values()] if buffers is None else buffers
+    on_cpu = dict(zip(kept.buffers, here, strict=True))
     tensors = {site: on_cpu[group][place] for site, (group, place) in kept.slots.items()}
     tensors |= {site: tensor.cpu() for site, tensor in kept.loose.items()}
     return {site: to_array(tensor) for site, tensor in tensors.items()}

@@ -39,6 +39,7 @@ from actscope.backends.hf.placement import is_offloaded
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.stacks import encoder_text
 from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
+from actscope.backends.hf.transfer import Transfer
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
@@ -48,7 +49,7 @@ from actscope.core.activations import (
 )
 from actscope.core.arrays import DTYPES, Array
 from actscope.core.errors import BadInputError
-from actscope.core.protocols import Selection
+from actscope.core.protocols import Selection, Started
 from actscope.core.sites import Site
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class HFSession:
         self._handles: list[Any] = []
         self._open = False
         self._kept: Kept | None = None
+        self._transfer: Transfer | None = None
 
     def __enter__(self) -> HFSession:
         self._open = True
@@ -116,6 +118,7 @@ class HFSession:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._transfer = None
         self._open = False
 
     def run(self, batch: Batch) -> ActivationBatch:
@@ -129,6 +132,37 @@ class HFSession:
                 tensors lie on different devices, or padding on the left changes what this model
                 computes.
         """
+        return self._begin(batch, None)()
+
+    def begin(self, batch: Batch) -> Started:
+        """See ``CaptureSession.begin``; raises what ``run`` raises."""
+        if self._transfer is None:
+            self._transfer = Transfer(self._model.device)
+        return self._begin(batch, self._transfer)
+
+    def _begin(self, batch: Batch, transfer: Transfer | None) -> Started:
+        self._check(batch)
+        spans, failures = cut(batch, self._selection)
+        keep = [i for i, positions in enumerate(spans) if positions is not None]
+        uneven = len({len(row) for row in batch.rows}) > 1
+        if keep and uneven and not self._model.pads_alike(batch.padding_side):
+            whole = self._run_by_length(batch, keep, failures)
+            return lambda: whole
+        arrive = self._nothing
+        if keep:
+            arrive = self._forward(batch, spans, keep, transfer)
+        done = self._model.interventions.describe()
+
+        def finish() -> ActivationBatch:
+            found = assemble(batch, spans, keep, arrive(), self._selection, failures)
+            return replace(described(self._model, found), interventions=done)
+
+        return finish
+
+    def _nothing(self) -> dict[Site, Array]:
+        return {s: self._empty(s) for s in self._selection.sites}
+
+    def _check(self, batch: Batch) -> None:
         if not self._open:
             raise BadInputError(
                 "this capture session is closed", next_step="call run inside its `with` block"
@@ -141,18 +175,6 @@ class HFSession:
                 next_step="switch first, then open the capture",
             )
         self._check_padding(batch)
-        spans, failures = cut(batch, self._selection)
-        keep = [i for i, positions in enumerate(spans) if positions is not None]
-        uneven = len({len(row) for row in batch.rows}) > 1
-        if keep and uneven and not self._model.pads_alike(batch.padding_side):
-            return self._run_by_length(batch, keep, failures)
-        if keep:
-            arrays = self._forward(batch, spans, keep)
-        else:
-            arrays = {s: self._empty(s) for s in self._selection.sites}
-        return described(
-            self._model, assemble(batch, spans, keep, arrays, self._selection, failures)
-        )
 
     def _check_padding(self, batch: Batch) -> None:
         ragged = len({len(row) for row in batch.rows}) > 1
@@ -201,15 +223,20 @@ class HFSession:
         return replace(whole, failures=failures)
 
     def _forward(
-        self, batch: Batch, spans: list[Array | None], keep: list[int]
-    ) -> dict[Site, Array]:
+        self,
+        batch: Batch,
+        spans: list[Array | None],
+        keep: list[int],
+        transfer: Transfer | None,
+    ) -> Callable[[], dict[Site, Array]]:
         ids, mask = batch.padded(self._model.pad_id)
         device = self._model.device
         starts = mask.argmax(axis=1).tolist()
         self._kept = plan_rows(spans, keep, ids.shape[1], starts, device)
         self._kept.pending = set(self._taps)
         self._kept.blocks = query_blocks(batch, spans, keep, ids.shape[1], device)
-        self._allocate(self._kept, len(keep))
+        turn = None if transfer is None else transfer.next()
+        self._allocate(self._kept, len(keep), transfer, turn)
         input_ids = torch.from_numpy(ids).to(device)
         attention = torch.from_numpy(mask.astype(np.int64)).to(device)
         try:
@@ -235,8 +262,16 @@ class HFSession:
         if kept.pending:
             missing = ", ".join(str(s) for s in sorted(kept.pending))
             raise BadInputError(f"the forward pass never reached {missing}")
-        refuse_unverified(kept.checks)
-        return to_arrays(kept)
+        if transfer is None or turn is None:
+            refuse_unverified(kept.checks)
+            return lambda: to_arrays(kept)
+        copied = transfer.to_host(turn, list(kept.buffers.values()))
+
+        def arrive() -> dict[Site, Array]:
+            refuse_unverified(kept.checks)  # looking at them waits for the device
+            return to_arrays(kept, copied())
+
+        return arrive
 
     def _watching(self, n: int) -> AbstractContextManager[None]:
         """See the attention operations of the sites asked for; nothing where there are none."""
@@ -256,7 +291,9 @@ class HFSession:
             else:
                 self._keep(site, head_rows(call, tap.name, site.parts), 1.0)
 
-    def _allocate(self, kept: Kept, n: int) -> None:
+    def _allocate(
+        self, kept: Kept, n: int, transfer: Transfer | None = None, turn: int | None = None
+    ) -> None:
         """One buffer per group of sites alike in rows, width and dtype."""
         pools = self._selection.strategy.pools
         groups: dict[Group, list[Site]] = {}
@@ -272,7 +309,10 @@ class HFSession:
         for key, sites in groups.items():
             rows, width, dtype = key
             shape = (len(sites), rows, width)
-            kept.buffers[key] = torch.empty(shape, dtype=dtype, device=self._model.device)
+            if transfer is None or turn is None:
+                kept.buffers[key] = torch.empty(shape, dtype=dtype, device=self._model.device)
+            else:
+                kept.buffers[key] = transfer.buffer(turn, len(kept.buffers), shape, dtype)
             kept.slots.update({site: (key, place) for place, site in enumerate(sites)})
 
     def _on_input(self, site: Site, tap: Tap) -> Callable[..., None]:
