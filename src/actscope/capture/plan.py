@@ -22,6 +22,8 @@ UNIT_TOKENS = 16_384
 UNIT_BYTES = 128 << 20
 """About the largest unit: one is held in memory while it is filled, one while it is written."""
 LARGEST_UNIT = 256
+PASS_PART = 16
+"""A pass costs about as much as this part of the best budget, beside its tokens."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,29 @@ def choose_unit_size(footprint: Footprint) -> int:
 
 
 def make_plan(
-    bounds: tuple[int, int], unit_size: int, options: CaptureOptions, batch_size: int | None
+    bounds: tuple[int, int],
+    unit_size: int,
+    options: CaptureOptions,
+    batch_size: int | None,
+    auto: int = 512,
 ) -> UnitPlan:
-    """The plan of a new run; batches are by token budget unless a batch size is given."""
+    """The plan of a new run; batches are by token budget unless a batch size is given.
+
+    Args:
+        bounds: The range.
+        unit_size: Examples of a unit.
+        options: With a token budget, or ``auto``.
+        batch_size: Examples of a batch, in place of a budget.
+        auto: The budget that ``auto`` came to.
+    """
     if batch_size is not None and batch_size < 1:
         raise BadInputError("batch_size must be at least 1", got=batch_size)
-    budget = options.batch_tokens if batch_size is None else None
-    return UnitPlan(*bounds, unit_size, batch_tokens=budget, batch_size=batch_size)
+    if batch_size is not None:
+        return UnitPlan(*bounds, unit_size, batch_size=batch_size)
+    budget = auto if isinstance(options.batch_tokens, str) else options.batch_tokens
+    # Answers are decoded step by step: there a pass more costs more than padding
+    part = 0 if options.generation is not None else budget // PASS_PART
+    return UnitPlan(*bounds, unit_size, batch_tokens=budget, pass_tokens=part)
 
 
 def adopt(stored: UnitPlan | None, plan: UnitPlan, where: str) -> tuple[UnitPlan, list[str]]:
@@ -93,4 +111,5 @@ def adopt(stored: UnitPlan | None, plan: UnitPlan, where: str) -> tuple[UnitPlan
             next_step="choose another output folder: runs of one spec over different ranges merge",
         )
     before, now = stored.to_json(), plan.to_json()
-    return stored, [name for name in now if name != "threads" and before[name] != now[name]]
+    asked_for = now.keys() - {"threads", "pass_tokens"}  # nobody asks for these
+    return stored, [name for name in now if name in asked_for and before[name] != now[name]]

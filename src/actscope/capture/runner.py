@@ -19,7 +19,7 @@ from actscope.capture.progress import Progress, Silent
 from actscope.capture.units import UnitWorker
 from actscope.capture.writer import BackgroundWriter
 from actscope.core.activations import ActivationBatch
-from actscope.core.errors import BadInputError
+from actscope.core.errors import BadInputError, RunMismatchError
 from actscope.core.protocols import RunWriter, Source, Storage
 from actscope.core.spec import unit_id
 
@@ -135,7 +135,7 @@ class DatasetRunner:
         for notice in job.notices:
             self._progress.notice(notice)
         job.check()
-        writer = job.open()
+        job, writer = _opened(job)
         try:
             tally = self._work(job, writer)
         finally:
@@ -173,6 +173,7 @@ class DatasetRunner:
             units=len(missing),
             plan=job.plan,
             failures=dict(counts.failures),
+            padding=counts.padding / max(counts.tokens, 1),
             upper_bound=options.generation is not None,
         )
 
@@ -255,6 +256,17 @@ class _Tally:
         self.tokens += sum(record.n_tokens for record in batch.examples)
         for failure in batch.failures:
             self.failures[failure.kind] = self.failures.get(failure.kind, 0) + 1
+
+
+def _opened(job: Job) -> tuple[Job, RunWriter]:
+    """The run, by the plan of whoever began it."""
+    try:
+        return job, job.open()
+    except RunMismatchError:
+        agreed = job.agreed()
+        if agreed.plan == job.plan:
+            raise
+        return agreed, agreed.open()
 
 
 def _keep() -> None:

@@ -182,6 +182,7 @@ class UnitWorker:
             [item.row.longest for item in items],
             batch_tokens=self._plan.batch_tokens,
             batch_size=self._plan.batch_size,
+            pass_tokens=self._plan.pass_tokens,
         )
         whole = Assembly([item.row for item in items], kept, memory)
         waiting: deque[tuple[Sequence[int], Started]] = deque()

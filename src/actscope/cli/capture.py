@@ -58,10 +58,19 @@ class CaptureArguments:
     store: str
     storage_dtype: str
     no_text: bool
-    batch_tokens: int | None
+    batch_tokens: int | str | None
     batch_size: int | None
     unit_size: int | None
     dry_run: bool
+
+
+def _number_or_auto(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> int | str | None:
+    """A number of at least 1, or the word ``auto``."""
+    if value is None or value == "auto":
+        return value
+    return click.IntRange(1)(value, param, ctx)
 
 
 _MODEL_OPTIONS = (
@@ -153,7 +162,12 @@ _STORE_OPTIONS = (
         help="native stores what was computed.",
     ),
     click.option("--no-text", is_flag=True, help="Keep text and token ids out of the store."),
-    click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens of a batch."),
+    click.option(
+        "--batch-tokens",
+        callback=_number_or_auto,
+        metavar="N|auto",
+        help="Padded tokens of a batch; auto, the default, tries what is fastest.",
+    ),
     click.option("--batch-size", type=click.IntRange(1), help="Examples of a batch."),
     click.option("--unit-size", type=click.IntRange(1), help="Examples of a unit of work."),
     click.option("--dry-run", is_flag=True, help="Print what it would cost; write nothing."),

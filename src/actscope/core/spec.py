@@ -109,6 +109,7 @@ class UnitPlan:
         batch_tokens: Token budget of a batch (padding included), or None with ``batch_size``.
         batch_size: Examples in a batch, or None with ``batch_tokens``.
         threads: Intra-op threads of the worker, 0 where not fixed.
+        pass_tokens: What a forward pass costs beside its tokens, in tokens; 0 fills every batch.
     """
 
     start: int
@@ -117,6 +118,7 @@ class UnitPlan:
     batch_tokens: int | None = None
     batch_size: int | None = None
     threads: int = 0
+    pass_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.stop:
