@@ -151,6 +151,8 @@ def resolve(request: Request) -> Job:
         ignored = [word for word in ignored if word != "unit_size"]
     notices = tuple(f"the run keeps the {word} it was begun with" for word in ignored)
     notices += _replayed(r)
+    if r.options.share_prefix == "auto" and (reason := _no_sharing(r)):
+        notices += (f"texts that begin alike do not share that part: {reason}",)
     return Job(r, name, path, stored is not None, spec, plan, items, cost, notices)
 
 
@@ -164,10 +166,11 @@ def _plan(
     """The plan asked for; what is left open is as the run was begun, or is found out now."""
     r = request
     open_choice = r.batch_size is None and r.options.batch_tokens == AUTO
+    share = r.options.share_prefix == "auto" and not _no_sharing(r)
     if not open_choice:
-        return make_plan(bounds, size, r.options, r.batch_size)
+        return make_plan(bounds, size, r.options, r.batch_size, share_prefix=share)
     if stored is not None:
-        made = make_plan(bounds, size, r.options, None)
+        made = make_plan(bounds, size, r.options, None, share_prefix=share)
         return replace(
             made,
             batch_tokens=stored.batch_tokens,
@@ -175,7 +178,15 @@ def _plan(
             pass_tokens=stored.pass_tokens,
         )
     budget = choose_budget(r.extractor, items, r.options, bounds[1] - bounds[0])
-    return make_plan(bounds, size, r.options, None, budget)
+    return make_plan(bounds, size, r.options, None, budget, share_prefix=share)
+
+
+def _no_sharing(request: Request) -> str:
+    """Why texts of this run cannot share their beginnings; empty where they can."""
+    if request.options.generation is not None:
+        return "answers are generated"
+    extractor = request.extractor
+    return extractor.model.prefix_refusal(extractor.selection)
 
 
 def _refuse_in_vain(request: Request) -> None:

@@ -11,6 +11,7 @@ __all__ = ["AUTO", "ON_TOO_LONG", "STORAGE_DTYPES", "CaptureOptions"]
 
 ON_TOO_LONG = ("error", "skip", "truncate-left", "truncate-right")
 AUTO = "auto"
+SHARE_PREFIX = ("off", "auto")
 STORAGE_DTYPES = ("native", "float32", "float16", "bfloat16")
 
 
@@ -34,6 +35,8 @@ class CaptureOptions:
             and booleans only.
         storage_dtype: ``native`` (what was computed), ``float32``, ``float16`` or ``bfloat16``
             (where the storage has it; one row an example stays float32).
+        share_prefix: ``auto`` computes what texts of a unit have in common at their beginning once,
+            where the model was found to give the values of a plain pass; ``off`` never does.
         queue_bytes: How much may wait for the disk before the model waits too.
     """
 
@@ -47,6 +50,7 @@ class CaptureOptions:
     generation: GenerationParams | None = None
     keep_text: bool = True
     storage_dtype: str = "native"
+    share_prefix: str = "off"
     queue_bytes: int = 128 << 20
 
     def __post_init__(self) -> None:
@@ -54,6 +58,8 @@ class CaptureOptions:
             raise UnknownNameError("policy for long prompts", self.on_too_long, ON_TOO_LONG)
         if self.storage_dtype not in STORAGE_DTYPES:
             raise UnknownNameError("storage dtype", self.storage_dtype, STORAGE_DTYPES)
+        if self.share_prefix not in SHARE_PREFIX:
+            raise UnknownNameError("share_prefix", self.share_prefix, SHARE_PREFIX)
         if isinstance(self.batch_tokens, str) and self.batch_tokens != AUTO:
             raise BadInputError(
                 "batch_tokens is a number of tokens or auto", got=repr(self.batch_tokens)

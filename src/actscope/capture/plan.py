@@ -69,6 +69,8 @@ def make_plan(
     options: CaptureOptions,
     batch_size: int | None,
     auto: int = 512,
+    *,
+    share_prefix: bool = False,
 ) -> UnitPlan:
     """The plan of a new run; batches are by token budget unless a batch size is given.
 
@@ -78,15 +80,18 @@ def make_plan(
         options: With a token budget, or ``auto``.
         batch_size: Examples of a batch, in place of a budget.
         auto: The budget that ``auto`` came to.
+        share_prefix: Whether texts that begin alike share that part.
     """
     if batch_size is not None and batch_size < 1:
         raise BadInputError("batch_size must be at least 1", got=batch_size)
     if batch_size is not None:
-        return UnitPlan(*bounds, unit_size, batch_size=batch_size)
+        return UnitPlan(*bounds, unit_size, batch_size=batch_size, share_prefix=share_prefix)
     budget = auto if isinstance(options.batch_tokens, str) else options.batch_tokens
     # Answers are decoded step by step: there a pass more costs more than padding
     part = 0 if options.generation is not None else budget // PASS_PART
-    return UnitPlan(*bounds, unit_size, batch_tokens=budget, pass_tokens=part)
+    return UnitPlan(
+        *bounds, unit_size, batch_tokens=budget, pass_tokens=part, share_prefix=share_prefix
+    )
 
 
 def adopt(stored: UnitPlan | None, plan: UnitPlan, where: str) -> tuple[UnitPlan, list[str]]:

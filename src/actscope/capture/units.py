@@ -6,12 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from actscope.capture.assembly import Assembly, UnitMemory
+from actscope.capture.batches import batches_of
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.generation import Answered, answer_all
 from actscope.capture.oom import run_halving
@@ -26,7 +27,6 @@ from actscope.core.activations import (
     empty_rows,
 )
 from actscope.core.arrays import dtype_of
-from actscope.core.batching import length_sorted_batches
 from actscope.core.errors import ExampleError
 from actscope.core.protocols import AHEAD, AnswerCapture, Source, Started
 from actscope.core.spec import UnitPlan
@@ -178,12 +178,7 @@ class UnitWorker:
         Returns:
             The unit, and the items that do not fit memory even alone.
         """
-        batches = length_sorted_batches(
-            [item.row.longest for item in items],
-            batch_tokens=self._plan.batch_tokens,
-            batch_size=self._plan.batch_size,
-            pass_tokens=self._plan.pass_tokens,
-        )
+        batches = batches_of([item.row for item in items], self._plan)
         whole = Assembly([item.row for item in items], kept, memory)
         waiting: deque[tuple[Sequence[int], Started]] = deque()
         lost: set[int] = set()
@@ -194,17 +189,17 @@ class UnitWorker:
             waiting.popleft()
             self._progress.advanced(len(places), sum(len(items[i].row) for i in places))
 
-        def begin(places: Sequence[int]) -> bool:
+        def begin(shared: int, places: Sequence[int]) -> bool:
             if len(waiting) == AHEAD:
                 take()
-            batch = Batch(tuple(items[i].row for i in places))
+            batch = Batch(tuple(items[i].row for i in places), shared=shared)
             waiting.append((places, self._extractor.begin(batch)))
             return True
 
         with self._extractor.opened():
-            for places in batches:
+            for shared, places in batches:
                 self._check()
-                for done, begun in run_halving(places, begin, halved.append):
+                for done, begun in run_halving(places, partial(begin, shared), halved.append):
                     if begun is None:
                         lost.update(done)
             while waiting:

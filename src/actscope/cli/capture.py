@@ -61,6 +61,7 @@ class CaptureArguments:
     batch_tokens: int | str | None
     batch_size: int | None
     unit_size: int | None
+    share_prefix: str
     dry_run: bool
 
 
@@ -170,6 +171,13 @@ _STORE_OPTIONS = (
     ),
     click.option("--batch-size", type=click.IntRange(1), help="Examples of a batch."),
     click.option("--unit-size", type=click.IntRange(1), help="Examples of a unit of work."),
+    click.option(
+        "--share-prefix",
+        type=click.Choice(["off", "auto"]),
+        default="off",
+        show_default=True,
+        help="auto: compute what prompts have in common at their beginning once, where verified.",
+    ),
     click.option("--dry-run", is_flag=True, help="Print what it would cost; write nothing."),
 )
 
@@ -369,6 +377,7 @@ def _options(arguments: CaptureArguments) -> CaptureOptions:
         generation=_generation(a),
         keep_text=not a.no_text,
         storage_dtype=a.storage_dtype,
+        share_prefix=a.share_prefix,
     )
 
 

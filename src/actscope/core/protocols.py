@@ -337,6 +337,13 @@ class BackendModel(Protocol):
         """Put the selection's hooks in place; the context removes them, whatever happens."""
         ...
 
+    def prefix_refusal(self, selection: Selection) -> str:
+        """Why texts that begin alike cannot share that part (``Batch.shared``); empty if they can.
+
+        They can where the model's values were compared with those of a plain pass.
+        """
+        ...
+
     def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:
         """Continue each row."""
         ...

@@ -110,6 +110,7 @@ class UnitPlan:
         batch_size: Examples in a batch, or None with ``batch_tokens``.
         threads: Intra-op threads of the worker, 0 where not fixed.
         pass_tokens: What a forward pass costs beside its tokens, in tokens; 0 fills every batch.
+        share_prefix: Whether texts that begin alike compute that part once.
     """
 
     start: int
@@ -119,6 +120,7 @@ class UnitPlan:
     batch_size: int | None = None
     threads: int = 0
     pass_tokens: int = 0
+    share_prefix: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.stop:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from actscope.selectors import select
 
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
+    from actscope.backends.hf.prefix import SharedPrefix
 
 __all__ = ["Group", "Kept", "assemble", "cut", "described", "plan_rows", "to_array", "to_arrays"]
 
@@ -50,6 +51,7 @@ class Kept:
         checks: What tells whether each pattern is right, to be looked at after the pass.
         calls: How often the module of a tap has run in this pass.
         parts: What has arrived of sites that are sums.
+        shared: The two passes of texts that begin alike, else None.
     """
 
     rows: torch.Tensor
@@ -65,6 +67,12 @@ class Kept:
     parts: dict[Site, dict[Tap, torch.Tensor]] = field(
         default_factory=dict[Site, dict[Tap, torch.Tensor]]
     )
+    shared: SharedPrefix | None = None
+
+    def restart(self, sites: Iterable[Site]) -> None:
+        """Nothing has been seen yet in the pass that comes."""
+        self.pending = set(sites)
+        self.calls.clear()
 
     def of_examples(self, tensor: torch.Tensor) -> torch.Tensor:
         """The examples that keep anything."""

@@ -36,6 +36,7 @@ from actscope.backends.hf.kept_rows import (
     to_arrays,
 )
 from actscope.backends.hf.placement import is_offloaded
+from actscope.backends.hf.prefix import SharedPrefix, prefix_refusal
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.stacks import encoder_text
 from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
@@ -84,12 +85,14 @@ class HFSession:
         self._results = [s for s, tap in taps.items() if tap.side == "result"]
         self._attention = {s: tap for s, tap in taps.items() if tap.side == "attention"}
         self._handles: list[Any] = []
+        self._modules: list[torch.nn.Module] = []
         self._open = False
         self._kept: Kept | None = None
         self._transfer: Transfer | None = None
 
     def __enter__(self) -> HFSession:
         self._open = True
+        self._modules = list(self._model.hf.modules())
         for site, tap in self._taps.items():
             for part in tap.parts or (tap,):
                 self._hook(site, part)
@@ -119,6 +122,7 @@ class HFSession:
             handle.remove()
         self._handles.clear()
         self._transfer = None
+        self._modules.clear()
         self._open = False
 
     def run(self, batch: Batch) -> ActivationBatch:
@@ -140,8 +144,14 @@ class HFSession:
             self._transfer = Transfer(self._model.device)
         return self._begin(batch, self._transfer)
 
-    def _begin(self, batch: Batch, transfer: Transfer | None) -> Started:
+    def run_shared(self, batch: Batch) -> ActivationBatch:
+        """``run`` without asking whether texts may share their beginnings; for the check of it."""
+        return self._begin(batch, None, checked=True)()
+
+    def _begin(self, batch: Batch, transfer: Transfer | None, *, checked: bool = False) -> Started:
         self._check(batch)
+        if batch.shared and not checked:
+            self._check_shared()
         spans, failures = cut(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
         uneven = len({len(row) for row in batch.rows}) > 1
@@ -175,6 +185,15 @@ class HFSession:
                 next_step="switch first, then open the capture",
             )
         self._check_padding(batch)
+
+    def _check_shared(self) -> None:
+        reason = prefix_refusal(self._model, self._taps)
+        if reason:
+            raise BadInputError(
+                "these texts cannot share their beginnings",
+                got=reason,
+                next_step="share_prefix='off' (--share-prefix off) gives every text its own pass",
+            )
 
     def _check_padding(self, batch: Batch) -> None:
         ragged = len({len(row) for row in batch.rows}) > 1
@@ -232,8 +251,8 @@ class HFSession:
         ids, mask = batch.padded(self._model.pad_id)
         device = self._model.device
         starts = mask.argmax(axis=1).tolist()
-        self._kept = plan_rows(spans, keep, ids.shape[1], starts, device)
-        self._kept.pending = set(self._taps)
+        kept = self._kept = plan_rows(spans, keep, ids.shape[1], starts, device)
+        self._kept.restart(self._taps)
         self._kept.blocks = query_blocks(batch, spans, keep, ids.shape[1], device)
         turn = None if transfer is None else transfer.next()
         self._allocate(self._kept, len(keep), transfer, turn)
@@ -242,10 +261,14 @@ class HFSession:
         try:
             with (
                 torch.no_grad(),
-                evaluation_mode(self._model.hf),
+                evaluation_mode(self._model.hf, self._modules),
                 self._model.interventions.announced(batch),
                 self._watching(len(batch.rows)),
             ):
+                if batch.shared:
+                    kept.shared = SharedPrefix.of(batch, self._model.pad_id, device)
+                    kept.shared.run(self._model.hf, lambda: kept.restart(self._taps), _Seen)
+                    raise _Seen
                 result = forward(
                     self._model.hf,
                     input_ids,
@@ -258,7 +281,7 @@ class HFSession:
         except _Seen:
             pass
         finally:
-            kept, self._kept = self._kept, None
+            self._kept = None
         if kept.pending:
             missing = ", ".join(str(s) for s in sorted(kept.pending))
             raise BadInputError(f"the forward pass never reached {missing}")
@@ -372,7 +395,9 @@ class HFSession:
         assert kept is not None
         if scale != 1.0:
             tensor = tensor * scale
-        self._store(kept, site, tensor)
+        whole = tensor if kept.shared is None else kept.shared.taken(site, tensor)
+        if whole is not None:
+            self._store(kept, site, whole)
         self._done(kept, site)
 
     def _done(self, kept: Kept, site: Site) -> None:
