@@ -5,10 +5,12 @@
 #   TORCH_INDEX  where torch comes from, instead of pip's own index; the index of CPU builds saves
 #                gigabytes on a machine without a GPU
 #   OUT          where the demo keeps its runs, instead of demo-run
+#   ARGS         options of the benchmark, such as ARGS=--quick
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 OUT ?=
+ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -20,7 +22,7 @@ DEV_STAMP := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow check format clean
+.PHONY: help setup demo test test-slow bench-capture check format clean
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=URL] [OUT=FOLDER]"
@@ -40,6 +42,9 @@ test: $(DEV_STAMP)  ## run the test suite without its slow tests
 
 test-slow: $(DEV_STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -n 2 -m slow
+
+bench-capture: $(DEV_STAMP)  ## measure docs/performance.md again, half an hour of a quiet machine
+	$(BIN)/python benchmarks/capture.py $(ARGS)
 
 check: $(DEV_STAMP)  ## format, lint, types, tests: what must pass before a commit
 	$(BIN)/ruff format --check .

@@ -10,8 +10,8 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ BUDGETS = (256, 512, 1024, 2048)
 """Padded tokens of a batch, of which the fastest is the floor's."""
 
 
-class _Stop(Exception):
+class _SeenError(Exception):
     pass
 
 
@@ -53,7 +53,7 @@ def blocks_of(hf: Any) -> Any:
 
 
 @contextmanager
-def folder(where: Path):  # noqa: ANN201
+def folder(where: Path) -> Generator[Path]:
     path = Path(tempfile.mkdtemp(dir=where, prefix="bench-"))
     try:
         yield path
@@ -93,7 +93,7 @@ def hooks(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
     def keep(module: Any, args: Any, output: Any) -> None:
         seen.append((output if isinstance(output, torch.Tensor) else output[0]).detach())
         if len(seen) == len(blocks):
-            raise _Stop
+            raise _SeenError
 
     def way() -> None:
         handles = [block.register_forward_hook(keep) for block in blocks]
@@ -101,10 +101,8 @@ def hooks(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
             with folder(where) as path, torch.no_grad():
                 for place, batch in enumerate(by_length(texts, batch_size=16)):
                     inputs = padded(batch)
-                    try:
+                    with suppress(_SeenError):
                         hf.base_model(**inputs, use_cache=False)
-                    except _Stop:
-                        pass
                     real = inputs["attention_mask"].bool()
                     rows = torch.stack([tensor[real] for tensor in seen])
                     np.save(path / f"{place}.npy", rows.numpy())

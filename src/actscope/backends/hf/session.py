@@ -144,6 +144,11 @@ class HFSession:
             self._transfer = Transfer(self._model.device)
         return self._begin(batch, self._transfer)
 
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes that ``begin`` has brought to host memory of its own."""
+        return 0 if self._transfer is None else self._transfer.bytes_copied
+
     def run_shared(self, batch: Batch) -> ActivationBatch:
         """``run`` without asking whether texts may share their beginnings; for the check of it."""
         return self._begin(batch, None, checked=True)()
