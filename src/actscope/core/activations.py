@@ -124,11 +124,8 @@ class Batch:
             if not len(row):
                 raise BadInputError(f"example {row.id!r} has no tokens")
             if self.shared and (len(row) <= self.shared or self.padding_side == "left"):
-                raise BadInputError(
-                    f"example {row.id!r} cannot share its first {self.shared} tokens",
-                    got=f"{len(row)} tokens, padding on the {self.padding_side}",
-                    expected="at least one token of its own, and padding on the right",
-                )
+                what = f"example {row.id!r} cannot share its first {self.shared} tokens"
+                raise BadInputError(what, expected="one of its own, and padding on the right")
 
     @classmethod
     def from_ids(cls, token_ids: Sequence[Sequence[int]], padding_side: str = "right") -> Batch:

@@ -186,7 +186,7 @@ class SafetensorsFile:
             DamagedRunError: there is none of that name, or the file ends early.
         """
         entry = self._entry(name)
-        data = memoryview(target.reshape(-1).view(np.uint8))
+        data = target.reshape(-1).view(np.uint8).data
         one = xxhash.xxh3_128()
         with _open_plain(self._path) as file, io.FileIO(file.fileno(), closefd=False) as raw:
             if hasattr(os, "posix_fadvise"):  # no reading ahead into the next tensor
