@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -32,3 +33,15 @@ def test_the_texts_and_models_are_the_same_every_time(monkeypatch: pytest.Monkey
     assert lengths[256] < sum(lengths) / 512 < lengths[-1] / 4  # a long tail
     assert capture_models.texts() == texts
     assert set(capture_models.MODELS) == {"llama256x8", "llama768x12", "gpt2", "neox512x6"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
+def test_a_process_is_not_charged_for_the_one_that_started_it() -> None:
+    ballast = np.ones(1 << 27)  # 1 GiB
+    code = "import sys; sys.path.insert(0, 'benchmarks'); import capture_children as c; "
+    code += "print(c.peak_mb())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert 50 < float(done.stdout.split()[-1]) < ballast.nbytes / 2**20
