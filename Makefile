@@ -5,10 +5,12 @@
 #   TORCH_INDEX  where torch comes from, instead of pip's own index; the index of CPU builds saves
 #                gigabytes on a machine without a GPU
 #   OUT          where the demo keeps its runs, instead of demo-run
+#   ARGS         options of the benchmark, such as ARGS=--quick
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 OUT ?=
+ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -20,7 +22,7 @@ DEV_STAMP := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-faults check coverage format clean
+.PHONY: help setup demo test test-slow test-faults bench-capture check coverage format clean
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=URL] [OUT=FOLDER]"
@@ -44,6 +46,9 @@ test-slow: $(DEV_STAMP)  ## run the slow tests
 test-faults: $(DEV_STAMP)  ## inject every fault and write docs/reliability.md (half an hour)
 	$(BIN)/python benchmarks/reliability.py --out benchmarks/results/reliability.json \
 		--page docs/reliability.md
+
+bench-capture: $(DEV_STAMP)  ## measure docs/performance.md again, half an hour of a quiet machine
+	$(BIN)/python benchmarks/capture.py $(ARGS)
 
 check: $(DEV_STAMP)  ## format, lint, types, tests: what must pass before a commit
 	$(BIN)/ruff format --check .

@@ -118,3 +118,17 @@ def test_the_reliability_page_shows_the_committed_figures(
     results = json.loads(text)
     assert reliability.markdown(results) in page
     assert all(row["right"] == row["times"] > 0 for row in results["faults"])
+
+
+def test_the_performance_page_shows_the_committed_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import capture_page
+
+    found = json.loads((ROOT / "benchmarks/results/capture.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    assert found["rows"]
+    assert capture_page.markdown(found) in page
+    for row in found["rows"]:
+        if "most" in row:
+            met = all(row["ratio"][clock] <= most for clock, most in row["most"].items())
+            assert row["met"] == met, row

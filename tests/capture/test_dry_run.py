@@ -137,9 +137,9 @@ def test_large_datasets_are_sampled_evenly(model, tmp_path, monkeypatch):
     counted = []
     inner = estimate.count
 
-    def watch(extractor, source, options, ranges):
+    def watch(extractor, source, options, ranges, plan):
         counted.append(sum(stop - start for start, stop in ranges))
-        return inner(extractor, source, options, ranges)
+        return inner(extractor, source, options, ranges, plan)
 
     monkeypatch.setattr("actscope.capture.job.EXACT_COUNT", 100)
     monkeypatch.setattr("actscope.capture.estimate.count", watch)

@@ -62,13 +62,13 @@ def test_pooled_units_too(model, text_of):
 
 def test_batches_keep_to_their_budget(model, text_of, monkeypatch):
     seen = []
-    inner = ActivationExtractor.extract
+    inner = ActivationExtractor.begin
 
     def watch(self, batch):
         seen.append((len(batch.rows), max(len(row) for row in batch.rows)))
         return inner(self, batch)
 
-    monkeypatch.setattr(ActivationExtractor, "extract", watch)
+    monkeypatch.setattr(ActivationExtractor, "begin", watch)
     capture(model, text_of(*LENGTHS), batch_tokens=40)
     assert all(rows * longest <= 40 or rows == 1 for rows, longest in seen)
     assert sum(rows for rows, _ in seen) == len(LENGTHS)
@@ -221,7 +221,7 @@ def test_the_span_may_be_the_answer(model):
 
 def test_out_of_memory_halves_the_batch_and_is_on_record(model, text_of, monkeypatch):
     """No small machine runs out of memory on cue: the pass says so beyond three rows."""
-    inner = ActivationExtractor.extract
+    inner = ActivationExtractor.begin
 
     def tight(self, batch):
         if len(batch.rows) > 3 or any(len(row) == 21 for row in batch.rows):
@@ -230,7 +230,7 @@ def test_out_of_memory_halves_the_batch_and_is_on_record(model, text_of, monkeyp
 
     texts = text_of(*LENGTHS)
     want = capture(model, texts).batch
-    monkeypatch.setattr(ActivationExtractor, "extract", tight)
+    monkeypatch.setattr(ActivationExtractor, "begin", tight)
     unit = capture(model, texts, batch_size=8)
     assert [(f.index, f.kind) for f in unit.batch.failures] == [(8, "out_of_memory")]
     assert [r.index for r in unit.batch.examples] == [i for i in range(12) if i != 8]
@@ -243,7 +243,7 @@ def test_a_failed_pass_does_not_hide(model, text_of, monkeypatch):
         raise RuntimeError("shapes differ")
 
     extractor_class = ActivationExtractor
-    monkeypatch.setattr(extractor_class, "extract", broken)
+    monkeypatch.setattr(extractor_class, "begin", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
         capture(model, text_of(3))
 

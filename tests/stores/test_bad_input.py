@@ -275,6 +275,23 @@ def test_units_of_different_shape_do_not_stack(tmp_path):
         run.stack("ln_final")
 
 
+@pytest.mark.parametrize("units", [1, 3])
+def test_a_changed_byte_is_not_stacked(tmp_path, units):
+    writer = ShardStorage(tmp_path).open_run("r")
+    for i in range(units):
+        writer.append(f"u{i}", sample_batch(i, i + 1), {})
+    run = open_run(writer.path)
+    assert len(run.stack("ln_final"))
+    unit = run.stored_units[-1]
+    data = bytearray(unit.path.read_bytes())
+    at = bytes(data).rindex(unit.read("ln_final").tobytes())
+    run.close()
+    data[at + 2] ^= 1
+    unit.path.write_bytes(data)
+    with pytest.raises(DamagedRunError, match="ln_final"):
+        open_run(writer.path).stack("ln_final")
+
+
 def rewrite_commit(run, **changes):
     """Change a commit record and give it a digest that matches: not damage but malice."""
     file = run.path / "commits" / f"{unit_id(0, 4)}.json"

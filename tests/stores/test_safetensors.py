@@ -172,3 +172,27 @@ def test_many_rows_are_mapped_and_still_the_callers_own(tmp_path, monkeypatch):
     assert _safetensors._PrivateMap.alive == 1
     del mine
     assert _safetensors._PrivateMap.alive == 0
+
+
+@given(arrays(), arrays())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_plain_reads_are_mapped_reads(tmp_path, monkeypatch, first, second):
+    monkeypatch.setattr(_safetensors, "_READ_CHUNK", 7)
+    data, sums = written({"a": first, "b": second})
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    file = SafetensorsFile(path)
+    for name, want in (("a", first), ("b", second)):
+        target = np.empty(want.shape, want.dtype)
+        assert file.read_into(name, target) == sums.tensors[name]
+        assert target.tobytes() == want.tobytes() == file.read(name).tobytes()
+
+
+def test_a_file_that_was_cut_short_is_no_data(tmp_path):
+    rows = np.arange(300, dtype=np.float32)
+    path = tmp_path / "x"
+    path.write_bytes(written({"a": rows})[0])
+    file = SafetensorsFile(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(DamagedRunError, match="ends within"):
+        file.read_into("a", np.empty_like(rows))

@@ -41,6 +41,7 @@ class DryRun:
         seconds: Time the model would need, from a timed probe; None where there is nothing to time.
         units: Units that would be written.
         plan: How the range is cut.
+        padding: Tokens of padding per token that goes through the model.
         upper_bound: True where answers may turn out shorter than counted.
     """
 
@@ -56,6 +57,7 @@ class DryRun:
     units: int
     plan: UnitPlan
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
+    padding: float = 0.0
     upper_bound: bool = False
 
     @property
@@ -81,7 +83,10 @@ def seconds_per_token(
     every = replace(extractor.selection, span=Span())  # what a span keeps costs next to nothing
     rows = [with_answer(item.row, options, every.span) for item in items]
     places = length_sorted_batches(
-        [row.longest for row in rows], batch_tokens=plan.batch_tokens, batch_size=plan.batch_size
+        [row.longest for row in rows],
+        batch_tokens=plan.batch_tokens,
+        batch_size=plan.batch_size,
+        pass_tokens=plan.pass_tokens,
     )[0]
     batch = Batch(tuple(rows[i] for i in places))
     with extractor.model.open(every) as session:

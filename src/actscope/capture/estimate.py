@@ -16,9 +16,11 @@ from actscope.capture.plan import Footprint
 from actscope.capture.prepare import Prepared, example_record, prepare
 from actscope.core.activations import Batch, TokenRow
 from actscope.core.arrays import dtype_name
+from actscope.core.batching import length_sorted_batches, padding_of
 from actscope.core.errors import ExampleError
 from actscope.core.protocols import Source
 from actscope.core.sites import Site
+from actscope.core.spec import UnitPlan
 from actscope.core.spelling import ROLES, Spelling
 from actscope.core.text import RESPONSE, THINK, Span
 from actscope.selectors import select
@@ -71,6 +73,7 @@ class Counts:
         pairs: Kept tokens times the tokens of their example.
         units: Units they make.
         record_bytes: Bytes of the examples' records: ids, texts, metadata.
+        padding: Tokens of padding in the batches they make.
         failures: Number of examples that cannot be captured, by kind.
     """
 
@@ -80,6 +83,7 @@ class Counts:
     pairs: int = 0
     units: int = 0
     record_bytes: int = 0
+    padding: int = 0
     failures: Counter[str] = field(default_factory=Counter[str])
 
     def bytes_by_site(self, cost: RowCost) -> dict[Site, int]:
@@ -107,6 +111,7 @@ class Counts:
             int(self.pairs * factor),
             int(self.units * factor),
             int(self.record_bytes * factor),
+            int(self.padding * factor),
         )
 
 
@@ -241,8 +246,16 @@ def count(
     source: Source,
     options: CaptureOptions,
     ranges: Iterable[tuple[int, int]],
+    plan: UnitPlan,
 ) -> Counts:
-    """Tokenise ranges and count.
+    """Tokenise units and count.
+
+    Args:
+        extractor: What is captured.
+        source: The dataset.
+        options: What is done to its examples.
+        ranges: The units.
+        plan: How they are cut into batches.
 
     Raises:
         ExampleError: a prompt is too long and the policy is ``error``.
@@ -253,6 +266,7 @@ def count(
     samples = options.generation.n if options.generation else 1
     for start, stop in ranges:
         total.units += 1
+        lengths: list[int] = []
         for index, example in enumerate(source.examples(start, stop), start):
             try:
                 item = prepare(extractor.model, options, example, index)
@@ -262,11 +276,21 @@ def count(
                     raise
                 total.failures[error.kind] += 1
                 continue
+            lengths += [item.row.longest + answer] * samples
             total.examples += samples
             total.tokens += samples * (len(item.row) + answer)
             total.rows += samples * rows
             total.pairs += samples * rows * (len(item.row) + answer)
             total.record_bytes += samples * _record_bytes(extractor, item, options)
+        total.padding += padding_of(
+            lengths,
+            length_sorted_batches(
+                lengths,
+                batch_tokens=plan.batch_tokens,
+                batch_size=plan.batch_size,
+                pass_tokens=plan.pass_tokens,
+            ),
+        )
     return total
 
 

@@ -14,6 +14,7 @@ from actscope.core.protocols import (
     CaptureSession,
     LayerSelector,
     Selection,
+    Started,
     Strategy,
 )
 from actscope.core.sites import Site
@@ -120,9 +121,22 @@ class ActivationExtractor:
             session = self._session
             assert session is not None
             found = session.run(batch)
-        if found.failures:
-            raise ExampleError(found.failures[0].kind, found.failures[0].message)
-        return found
+        return _complete(found)
+
+    def begin(self, batch: Batch) -> Started:
+        """Begin a forward pass in this open extractor; see ``CaptureSession.begin``.
+
+        What it returns raises ``ExampleError`` where an example has no token in the span.
+
+        Raises:
+            ExampleError: an example has more tokens than the context.
+            BadInputError: the extractor is not open.
+        """
+        if self._session is None:
+            raise BadInputError("this extractor is closed", next_step="call it inside `with`")
+        self._check_lengths(batch.rows)
+        started = self._session.begin(batch)
+        return lambda: _complete(started())
 
     def _rows(self, inputs: object) -> tuple[TokenRow, ...]:
         examples = as_examples(inputs)
@@ -139,6 +153,12 @@ class ActivationExtractor:
                     f"example {row.id!r} has {len(row)} tokens; the context holds {limit}",
                     next_step="shorten it, or let DatasetRunner truncate it",
                 )
+
+
+def _complete(found: ActivationBatch) -> ActivationBatch:
+    if found.failures:
+        raise ExampleError(found.failures[0].kind, found.failures[0].message)
+    return found
 
 
 def _chosen(

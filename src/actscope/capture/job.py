@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from actscope.capture import estimate
+from actscope.capture.budget import choose_budget
 from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
 from actscope.capture.dry_run import UNIT_OVERHEAD
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.long_prompts import refuse_too_long
-from actscope.capture.options import CaptureOptions
+from actscope.capture.options import AUTO, CaptureOptions
 from actscope.capture.plan import adopt, choose_unit_size, dataset_range, make_plan
 from actscope.capture.prepare import Prepared, prompt_limit
 from actscope.core.errors import BadInputError
@@ -68,6 +69,18 @@ class Job:
         storage = self.request.storage
         return storage.open_run(self.run_id, self.spec.to_json(), self.plan.to_json())
 
+    def agreed(self) -> Job:
+        """The same by the plan of another worker, where one began the run in the meantime.
+
+        Two workers that look for the fastest batches at once may find different ones; what was
+        written first counts for both.
+        """
+        _, stored = _existing(self.request.storage, self.run_id)
+        if stored is None or self.request.options.batch_tokens != AUTO:
+            return self
+        plan, _ = adopt(stored, self.plan, str(self.path))
+        return replace(self, plan=plan, exists=True)
+
     def missing(self) -> list[tuple[int, int]]:
         """Units not yet on disk; a run that does not exist is not created for the answer."""
         if not self.exists:
@@ -86,7 +99,7 @@ class Job:
     def count(self, units: Sequence[tuple[int, int]]) -> estimate.Counts:
         """Tokenise units and count."""
         request = self.request
-        return estimate.count(request.extractor, request.source, request.options, units)
+        return estimate.count(request.extractor, request.source, request.options, units, self.plan)
 
     def check(self) -> None:
         """Stop before the first unit if a later one would stop the run.
@@ -126,18 +139,54 @@ def resolve(request: Request) -> Job:
     cost = estimate.measure_rows(r.extractor, items, r.options, r.storage.keeps_bfloat16)
     footprint = estimate.mean_footprint(r.extractor, items, r.options, cost)
     size = r.options.unit_size or choose_unit_size(footprint)
-    plan = make_plan(dataset_range(len(r.source), r.options), size, r.options, r.batch_size)
+    bounds = dataset_range(len(r.source), r.options)
     spec = _spec(r)
-    name = r.run_id or _default_id(spec, plan, len(r.source))
+    name = r.run_id or _default_id(spec, bounds, len(r.source))
     path, stored = _existing(r.storage, name)
     if stored is not None:
         r.storage.open_run(name, spec.to_json(), None).close()  # another spec is refused first
+    plan = _plan(r, bounds, size, stored, items)
     plan, ignored = adopt(stored, plan, str(path))
     if r.options.unit_size is None:
         ignored = [word for word in ignored if word != "unit_size"]
     notices = tuple(f"the run keeps the {word} it was begun with" for word in ignored)
     notices += _replayed(r)
+    if r.options.share_prefix == "auto" and (reason := _no_sharing(r)):
+        notices += (f"texts that begin alike do not share that part: {reason}",)
     return Job(r, name, path, stored is not None, spec, plan, items, cost, notices)
+
+
+def _plan(
+    request: Request,
+    bounds: tuple[int, int],
+    size: int,
+    stored: UnitPlan | None,
+    items: list[Prepared],
+) -> UnitPlan:
+    """The plan asked for; what is left open is as the run was begun, or is found out now."""
+    r = request
+    open_choice = r.batch_size is None and r.options.batch_tokens == AUTO
+    share = r.options.share_prefix == "auto" and not _no_sharing(r)
+    if not open_choice:
+        return make_plan(bounds, size, r.options, r.batch_size, share_prefix=share)
+    if stored is not None:
+        made = make_plan(bounds, size, r.options, None, share_prefix=share)
+        return replace(
+            made,
+            batch_tokens=stored.batch_tokens,
+            batch_size=stored.batch_size,
+            pass_tokens=stored.pass_tokens,
+        )
+    budget = choose_budget(r.extractor, items, r.options, bounds[1] - bounds[0])
+    return make_plan(bounds, size, r.options, None, budget, share_prefix=share)
+
+
+def _no_sharing(request: Request) -> str:
+    """Why texts of this run cannot share their beginnings; empty where they can."""
+    if request.options.generation is not None:
+        return "answers are generated"
+    extractor = request.extractor
+    return extractor.model.prefix_refusal(extractor.selection)
 
 
 def _refuse_in_vain(request: Request) -> None:
@@ -198,11 +247,11 @@ def _replayed(request: Request) -> tuple[str, ...]:
     return (f"answers are captured in a pass of their own: {how.reason}",)
 
 
-def _default_id(spec: CaptureSpec, plan: UnitPlan, size: int) -> str:
+def _default_id(spec: CaptureSpec, bounds: tuple[int, int], size: int) -> str:
     """A name that the same work has every time; a part of the dataset names its range too."""
     name = f"run-{spec.fingerprint[:12]}"
-    whole = plan.start == 0 and plan.stop == size
-    return name if whole else f"{name}-{plan.start}-{plan.stop}"
+    start, stop = bounds
+    return name if bounds == (0, size) else f"{name}-{start}-{stop}"
 
 
 def _existing(storage: Any, run_id: str) -> tuple[Path, UnitPlan | None]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.protocols import GenerationParams
 
-__all__ = ["ON_TOO_LONG", "STORAGE_DTYPES", "CaptureOptions"]
+__all__ = ["AUTO", "ON_TOO_LONG", "STORAGE_DTYPES", "CaptureOptions"]
 
 ON_TOO_LONG = ("error", "skip", "truncate-left", "truncate-right")
+AUTO = "auto"
+SHARE_PREFIX = ("off", "auto")
 STORAGE_DTYPES = ("native", "float32", "float16", "bfloat16")
 
 
@@ -18,7 +20,8 @@ class CaptureOptions:
     """Options of a run.
 
     Attributes:
-        batch_tokens: Padded tokens in one forward pass, where no batch size is given.
+        batch_tokens: Padded tokens in one forward pass, where no batch size is given. ``auto``
+            tries what is fastest here when a run is begun; the run keeps what was found.
         unit_size: Examples in a unit of work; None chooses by length and bytes.
         offset: First example of the range.
         limit: Number of examples of the range; None takes the rest.
@@ -32,10 +35,12 @@ class CaptureOptions:
             and booleans only.
         storage_dtype: ``native`` (what was computed), ``float32``, ``float16`` or ``bfloat16``
             (where the storage has it; one row an example stays float32).
+        share_prefix: ``auto`` computes what texts of a unit have in common at their beginning once,
+            where the model was found to give the values of a plain pass; ``off`` never does.
         queue_bytes: How much may wait for the disk before the model waits too.
     """
 
-    batch_tokens: int = 4096
+    batch_tokens: int | str = AUTO
     unit_size: int | None = None
     offset: int = 0
     limit: int | None = None
@@ -45,16 +50,23 @@ class CaptureOptions:
     generation: GenerationParams | None = None
     keep_text: bool = True
     storage_dtype: str = "native"
-    queue_bytes: int = 1 << 30
+    share_prefix: str = "off"
+    queue_bytes: int = 128 << 20
 
     def __post_init__(self) -> None:
         if self.on_too_long not in ON_TOO_LONG:
             raise UnknownNameError("policy for long prompts", self.on_too_long, ON_TOO_LONG)
         if self.storage_dtype not in STORAGE_DTYPES:
             raise UnknownNameError("storage dtype", self.storage_dtype, STORAGE_DTYPES)
+        if self.share_prefix not in SHARE_PREFIX:
+            raise UnknownNameError("share_prefix", self.share_prefix, SHARE_PREFIX)
+        if isinstance(self.batch_tokens, str) and self.batch_tokens != AUTO:
+            raise BadInputError(
+                "batch_tokens is a number of tokens or auto", got=repr(self.batch_tokens)
+            )
         for name in ("batch_tokens", "unit_size", "max_length", "queue_bytes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise BadInputError(f"{name} must be at least 1", got=value)
         for name in ("offset", "limit"):
             value = getattr(self, name)

@@ -19,9 +19,11 @@ __all__ = [
 
 UNIT_TOKENS = 16_384
 """About the work of a unit: a few seconds on one accelerator, a minute or two on a CPU."""
-UNIT_BYTES = 256 << 20
-"""About the largest unit: it is held in memory whole, twice while it is put in order."""
+UNIT_BYTES = 128 << 20
+"""About the largest unit: one is held in memory while it is filled, one while it is written."""
 LARGEST_UNIT = 256
+PASS_PART = 16
+"""A pass costs about as much as this part of the best budget, beside its tokens."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,34 @@ def choose_unit_size(footprint: Footprint) -> int:
 
 
 def make_plan(
-    bounds: tuple[int, int], unit_size: int, options: CaptureOptions, batch_size: int | None
+    bounds: tuple[int, int],
+    unit_size: int,
+    options: CaptureOptions,
+    batch_size: int | None,
+    auto: int = 512,
+    *,
+    share_prefix: bool = False,
 ) -> UnitPlan:
-    """The plan of a new run; batches are by token budget unless a batch size is given."""
+    """The plan of a new run; batches are by token budget unless a batch size is given.
+
+    Args:
+        bounds: The range.
+        unit_size: Examples of a unit.
+        options: With a token budget, or ``auto``.
+        batch_size: Examples of a batch, in place of a budget.
+        auto: The budget that ``auto`` came to.
+        share_prefix: Whether texts that begin alike share that part.
+    """
     if batch_size is not None and batch_size < 1:
         raise BadInputError("batch_size must be at least 1", got=batch_size)
-    budget = options.batch_tokens if batch_size is None else None
-    return UnitPlan(*bounds, unit_size, batch_tokens=budget, batch_size=batch_size)
+    if batch_size is not None:
+        return UnitPlan(*bounds, unit_size, batch_size=batch_size, share_prefix=share_prefix)
+    budget = auto if isinstance(options.batch_tokens, str) else options.batch_tokens
+    # Answers are decoded step by step: there a pass more costs more than padding
+    part = 0 if options.generation is not None else budget // PASS_PART
+    return UnitPlan(
+        *bounds, unit_size, batch_tokens=budget, pass_tokens=part, share_prefix=share_prefix
+    )
 
 
 def adopt(stored: UnitPlan | None, plan: UnitPlan, where: str) -> tuple[UnitPlan, list[str]]:
@@ -93,4 +116,5 @@ def adopt(stored: UnitPlan | None, plan: UnitPlan, where: str) -> tuple[UnitPlan
             next_step="choose another output folder: runs of one spec over different ranges merge",
         )
     before, now = stored.to_json(), plan.to_json()
-    return stored, [name for name in now if name != "threads" and before[name] != now[name]]
+    asked_for = now.keys() - {"threads", "pass_tokens"}  # nobody asks for these
+    return stored, [name for name in now if name in asked_for and before[name] != now[name]]

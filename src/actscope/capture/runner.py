@@ -20,7 +20,7 @@ from actscope.capture.tracking import Tracking, figures_of
 from actscope.capture.units import UnitWorker
 from actscope.capture.writer import BackgroundWriter
 from actscope.core.activations import ActivationBatch
-from actscope.core.errors import BadInputError
+from actscope.core.errors import BadInputError, RunMismatchError
 from actscope.core.protocols import RunWriter, Source, Storage, Tracker
 from actscope.core.spec import unit_id
 
@@ -139,7 +139,7 @@ class DatasetRunner:
         for notice in job.notices:
             self._progress.notice(notice)
         job.check()
-        writer = job.open()
+        job, writer = _opened(job)
         self._tracking.started(job.run_id, job.spec.to_json(), self._further(job, writer))
         state = "failed"
         try:
@@ -184,6 +184,7 @@ class DatasetRunner:
             units=len(missing),
             plan=job.plan,
             failures=dict(counts.failures),
+            padding=counts.padding / max(counts.tokens, 1),
             upper_bound=options.generation is not None,
         )
 
@@ -248,12 +249,15 @@ class DatasetRunner:
         worker = UnitWorker(
             extractor, job.request.source, self._options, job.plan, self._progress, stop.check
         )
+        again = getattr(background.writer, "copies_arrays", False)
         with stop, extractor.opened():
             for bounds in missing:
                 stop.check()
                 unit = worker.capture(*bounds)
-                background.submit(unit_id(*bounds), unit.batch, unit.metadata)
                 tally.add(unit.batch)
+                written = unit.release if again else _keep
+                background.submit(unit_id(*bounds), unit.batch, unit.metadata, written)
+                del unit, written
             background.finish()
 
 
@@ -276,6 +280,21 @@ def _figures(path: Path) -> dict[str, float]:
 
     with open_run(path) as run:
         return figures_of(run.summary())
+
+
+def _opened(job: Job) -> tuple[Job, RunWriter]:
+    """The run, by the plan of whoever began it."""
+    try:
+        return job, job.open()
+    except RunMismatchError:
+        agreed = job.agreed()
+        if agreed.plan == job.plan:
+            raise
+        return agreed, agreed.open()
+
+
+def _keep() -> None:
+    """The storage may hold on to arrays it was given: their memory is not used again."""
 
 
 def _finish_quietly(background: BackgroundWriter) -> None:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
+from actscope.capture.assembly import Assembly, UnitMemory
+from actscope.capture.batches import batches_of
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.generation import Answered, answer_all
 from actscope.capture.oom import run_halving
 from actscope.capture.options import CaptureOptions
 from actscope.capture.prepare import Prepared, example_record, prepare_all
 from actscope.capture.progress import Progress
-from actscope.core.activations import ActivationBatch, Batch, ExampleFailure, empty_rows
+from actscope.core.activations import (
+    ActivationBatch,
+    Batch,
+    ExampleFailure,
+    ExampleRecord,
+    empty_rows,
+)
 from actscope.core.arrays import dtype_of
-from actscope.core.batching import length_sorted_batches
 from actscope.core.errors import ExampleError
-from actscope.core.protocols import AnswerCapture, Source
+from actscope.core.protocols import AHEAD, AnswerCapture, Source, Started
 from actscope.core.spec import UnitPlan
 from actscope.selectors import select
 
@@ -34,10 +42,13 @@ class Unit:
     Attributes:
         batch: Its activations, in dataset order.
         metadata: Its bounds, the time it took, and batches that had to be halved.
+        release: To be called when nothing reads its arrays any more: a later unit uses their
+            memory.
     """
 
     batch: ActivationBatch
     metadata: dict[str, Any]
+    release: Callable[[], None]
 
 
 class UnitWorker:
@@ -67,6 +78,7 @@ class UnitWorker:
         self._plan = plan
         self._progress = progress
         self._check = check
+        self._free: list[UnitMemory] = []
 
     def capture(self, start: int, stop: int) -> Unit:
         """Capture the examples of a range.
@@ -78,19 +90,21 @@ class UnitWorker:
             ExampleError: that prompt, named.
         """
         began = time.perf_counter()
+        memory = self._free.pop() if self._free else UnitMemory()
         model = self._extractor.model
         examples = list(self._source.examples(start, stop))
         items, failures = prepare_all(model, self._options, examples, start)
         unprepared = len(failures)
         answered = self._answered(items)
         failures += answered.failures + [_out_of_memory(item) for item in answered.lost]
-        items, parts, order = answered.items, answered.parts, answered.order
         if self._capture_of_answers is None or self._capture_of_answers.mode == "replay":
-            items, empty = self._with_span(items)
-            parts, order, lost = self._run(items, answered.halved)
+            items, kept, empty = self._with_span(answered.items)
+            whole, lost = self._run(items, kept, answered.halved, memory)
             failures += empty + [_out_of_memory(item) for item in lost]
+        else:
+            whole = self._joined(answered)
         self._progress.advanced(len(failures) + unprepared * (self._samples - 1), 0)
-        batch = self._assemble(parts, order, items, failures)
+        batch = self._described(whole, failures)
         metadata: dict[str, Any] = {
             "start": start,
             "stop": stop,
@@ -100,7 +114,7 @@ class UnitWorker:
             metadata["halved_batches"] = answered.halved
         if self._capture_of_answers is not None:
             metadata["answers"] = asdict(self._capture_of_answers)
-        return Unit(batch, metadata)
+        return Unit(batch, metadata, lambda: self._free.append(memory))
 
     @cached_property
     def _capture_of_answers(self) -> AnswerCapture | None:
@@ -131,68 +145,86 @@ class UnitWorker:
             advanced=self._progress.advanced,
         )
 
-    def _with_span(self, items: Sequence[Prepared]) -> tuple[list[Prepared], list[ExampleFailure]]:
-        """Leave out examples whose span holds no token, before they cost a forward pass."""
-        kept: list[Prepared] = []
+    def _with_span(
+        self, items: Sequence[Prepared]
+    ) -> tuple[list[Prepared], list[int], list[ExampleFailure]]:
+        """Leave out examples whose span holds no token, before they cost a forward pass.
+
+        Returns:
+            The others, how many tokens each of them keeps, and what was left out.
+        """
+        ready: list[Prepared] = []
+        kept: list[int] = []
         failures: list[ExampleFailure] = []
         for item in items:
             try:
-                select(item.row, self._extractor.selection.span)
-                kept.append(item)
+                kept.append(len(select(item.row, self._extractor.selection.span)))
+                ready.append(item)
             except ExampleError as error:
                 failures.append(ExampleFailure(item.row.id, item.index, error.kind, error.what))
-        return kept, failures
+        return ready, kept, failures
 
     def _run(
-        self, items: Sequence[Prepared], halved: list[int]
-    ) -> tuple[list[ActivationBatch], list[int], list[Prepared]]:
+        self,
+        items: Sequence[Prepared],
+        kept: Sequence[int],
+        halved: list[int],
+        memory: UnitMemory,
+    ) -> tuple[ActivationBatch, list[Prepared]]:
         """Forward passes over length-sorted batches.
 
+        While one batch is copied to its places, the next may run already.
+
         Returns:
-            The batches, the place among ``items`` of each of their examples, and the items that do
-            not fit memory even alone.
+            The unit, and the items that do not fit memory even alone.
         """
-        batches = length_sorted_batches(
-            [item.row.longest for item in items],
-            batch_tokens=self._plan.batch_tokens,
-            batch_size=self._plan.batch_size,
-        )
-        parts: list[ActivationBatch] = []
-        order: list[int] = []
-        lost: list[Prepared] = []
+        batches = batches_of([item.row for item in items], self._plan)
+        whole = Assembly([item.row for item in items], kept, memory)
+        waiting: deque[tuple[Sequence[int], Started]] = deque()
+        lost: set[int] = set()
 
-        def run(places: Sequence[int]) -> ActivationBatch:
-            return self._extractor.extract(Batch(tuple(items[i].row for i in places)))
+        def take() -> None:
+            places, started = waiting[0]
+            whole.put(started(), places)
+            waiting.popleft()
+            self._progress.advanced(len(places), sum(len(items[i].row) for i in places))
 
-        for places in batches:
-            self._check()
-            for done, part in run_halving(places, run, halved.append):
-                if part is None:
-                    lost += [items[i] for i in done]
-                    continue
-                parts.append(part)
-                order += done
-                self._progress.advanced(len(done), sum(len(items[i].row) for i in done))
-        return parts, order, lost
+        def begin(shared: int, places: Sequence[int]) -> bool:
+            if len(waiting) == AHEAD:
+                take()
+            batch = Batch(tuple(items[i].row for i in places), shared=shared)
+            waiting.append((places, self._extractor.begin(batch)))
+            return True
 
-    def _assemble(
-        self,
-        parts: list[ActivationBatch],
-        order: list[int],
-        items: Sequence[Prepared],
-        failures: list[ExampleFailure],
-    ) -> ActivationBatch:
-        ranks = np.argsort(np.argsort(order)).tolist()
-        whole = ActivationBatch.join(parts, ranks) if parts else self._nothing()
+        with self._extractor.opened():
+            for shared, places in batches:
+                self._check()
+                for done, begun in run_halving(places, partial(begin, shared), halved.append):
+                    if begun is None:
+                        lost.update(done)
+            while waiting:
+                take()
+        if not len(whole):
+            return self._nothing(), [items[i] for i in sorted(lost)]
+        done = [item for place, item in enumerate(items) if place not in lost]
+        return whole.batch(self._records(done)), [items[i] for i in sorted(lost)]
+
+    def _joined(self, answered: Answered) -> ActivationBatch:
+        """What was captured while answering."""
+        if not answered.parts:
+            return self._nothing()
+        ranks = np.argsort(np.argsort(answered.order)).tolist()
+        items = [answered.items[place] for place in sorted(answered.order)]
+        return replace(ActivationBatch.join(answered.parts, ranks), examples=self._records(items))
+
+    def _records(self, items: Sequence[Prepared]) -> tuple[ExampleRecord, ...]:
         model = self._extractor.model
-        records = tuple(
-            example_record(model, items[place], self._options) for place in sorted(order)
-        )
-        ids = whole.token_ids if self._options.keep_text else np.zeros(0, dtype=np.int64)
+        return tuple(example_record(model, item, self._options) for item in items)
+
+    def _described(self, whole: ActivationBatch, failures: list[ExampleFailure]) -> ActivationBatch:
         return replace(
             whole,
-            examples=records,
-            token_ids=ids,
+            token_ids=whole.token_ids if self._options.keep_text else np.zeros(0, dtype=np.int64),
             failures=tuple(sorted(failures, key=lambda failure: failure.index)),
         )
 

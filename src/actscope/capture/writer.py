@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from actscope.core.activations import ActivationBatch
@@ -20,6 +20,9 @@ def batch_bytes(batch: ActivationBatch) -> int:
     return sum(a.nbytes for a in (*batch.arrays.values(), *tables))
 
 
+_Waiting = tuple[str, ActivationBatch, Mapping[str, Any], int, Callable[[], None]]
+
+
 class BackgroundWriter:
     """A thread that appends units to a run, fed by a queue bounded in bytes.
 
@@ -33,9 +36,9 @@ class BackgroundWriter:
     """
 
     def __init__(self, writer: RunWriter, max_bytes: int) -> None:
-        self._writer = writer
+        self.writer = writer
         self._max_bytes = max_bytes
-        self._queue: deque[tuple[str, ActivationBatch, Mapping[str, Any], int]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._held = 0
         self._changed = threading.Condition()
         self._closing = False
@@ -44,8 +47,20 @@ class BackgroundWriter:
         self._thread = threading.Thread(target=self._work, name="actscope-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, unit: str, batch: ActivationBatch, metadata: Mapping[str, Any]) -> None:
+    def submit(
+        self,
+        unit: str,
+        batch: ActivationBatch,
+        metadata: Mapping[str, Any],
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
         """Hand over a unit; waits while the queue is full.
+
+        Args:
+            unit: Its id.
+            batch: Its content.
+            metadata: What goes on record about it.
+            written: Called from the writing thread once it is on disk.
 
         Raises:
             RunError: an earlier unit could not be written.
@@ -55,7 +70,7 @@ class BackgroundWriter:
             while self._error is None and self._held and self._held + size > self._max_bytes:
                 self._changed.wait()
             self._raise_error()
-            self._queue.append((unit, batch, metadata, size))
+            self._queue.append((unit, batch, metadata, size, written))
             self._held += size
             self.peak_bytes = max(self.peak_bytes, self._held)
             self._changed.notify_all()
@@ -98,9 +113,12 @@ class BackgroundWriter:
                     self._changed.wait()
                 if not self._queue:
                     return
-                unit, batch, metadata, size = self._queue.popleft()
+                unit, batch, metadata, size, written = self._queue.popleft()
             error = self._append(unit, batch, metadata)
             del batch  # its memory counts as held until here
+            if error is None:
+                written()
+            del written
             with self._changed:
                 self._held -= size
                 if error is not None:
@@ -115,7 +133,7 @@ class BackgroundWriter:
         self, unit: str, batch: ActivationBatch, metadata: Mapping[str, Any]
     ) -> BaseException | None:
         try:
-            self._writer.append(unit, batch, metadata)
+            self.writer.append(unit, batch, metadata)
         except BaseException as error:  # whatever it is, the main thread must see it
             return error
         return None

@@ -54,6 +54,7 @@ def print_dry_run(out: Console, dry: DryRun) -> None:
             "units",
             f"{dry.units} of at most {counted(plan.unit_size, 'example')}, batches of {batches}",
         ),
+        ("padding", f"{dry.padding:.1%} of the tokens"),
         ("arrays", f"{most}{sum(dry.bytes_by_site.values()):,} bytes"),
         ("tables", f"{most}{dry.table_bytes:,} bytes"),
         ("disk needed", f"{most}{readable_bytes(dry.total_bytes)}"),

@@ -59,10 +59,20 @@ class CaptureArguments:
     store: str
     storage_dtype: str
     no_text: bool
-    batch_tokens: int | None
+    batch_tokens: int | str | None
     batch_size: int | None
     unit_size: int | None
+    share_prefix: str
     dry_run: bool
+
+
+def _number_or_auto(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> int | str | None:
+    """A number of at least 1, or the word ``auto``."""
+    if value is None or value == "auto":
+        return value
+    return click.IntRange(1)(value, param, ctx)
 
 
 _MODEL_OPTIONS = (
@@ -164,9 +174,21 @@ _STORE_OPTIONS = (
         help="native stores what was computed.",
     ),
     click.option("--no-text", is_flag=True, help="Keep text and token ids out of the store."),
-    click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens of a batch."),
+    click.option(
+        "--batch-tokens",
+        callback=_number_or_auto,
+        metavar="N|auto",
+        help="Padded tokens of a batch; auto, the default, tries what is fastest.",
+    ),
     click.option("--batch-size", type=click.IntRange(1), help="Examples of a batch."),
     click.option("--unit-size", type=click.IntRange(1), help="Examples of a unit of work."),
+    click.option(
+        "--share-prefix",
+        type=click.Choice(["off", "auto"]),
+        default="off",
+        show_default=True,
+        help="auto: compute what prompts have in common at their beginning once, where verified.",
+    ),
     click.option("--dry-run", is_flag=True, help="Print what it would cost; write nothing."),
 )
 
@@ -375,6 +397,7 @@ def _options(arguments: CaptureArguments) -> CaptureOptions:
         generation=_generation(a),
         keep_text=not a.no_text,
         storage_dtype=a.storage_dtype,
+        share_prefix=a.share_prefix,
     )
 
 

@@ -108,10 +108,12 @@ class Batch:
         rows: The examples.
         padding_side: Where the shorter ones are filled up; results do not depend on it beyond
             float tolerance.
+        shared: Rows whose first so many tokens are equal compute them once; 0 shares nothing.
     """
 
     rows: tuple[TokenRow, ...]
     padding_side: str = "right"
+    shared: int = 0
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -121,6 +123,9 @@ class Batch:
         for row in self.rows:
             if not len(row):
                 raise BadInputError(f"example {row.id!r} has no tokens")
+            if self.shared and (len(row) <= self.shared or self.padding_side == "left"):
+                what = f"example {row.id!r} cannot share its first {self.shared} tokens"
+                raise BadInputError(what, expected="one of its own, and padding on the right")
 
     @classmethod
     def from_ids(cls, token_ids: Sequence[Sequence[int]], padding_side: str = "right") -> Batch:

@@ -7,11 +7,15 @@ from typing import cast
 
 from actscope.core.errors import BadInputError
 
-__all__ = ["length_sorted_batches"]
+__all__ = ["length_sorted_batches", "padding_of"]
 
 
 def length_sorted_batches(
-    lengths: Sequence[int], *, batch_tokens: int | None = None, batch_size: int | None = None
+    lengths: Sequence[int],
+    *,
+    batch_tokens: int | None = None,
+    batch_size: int | None = None,
+    pass_tokens: int = 0,
 ) -> list[list[int]]:
     """Indices of the examples of each batch; longest first, so that memory peaks at once.
 
@@ -23,19 +27,62 @@ def length_sorted_batches(
         batch_tokens: Largest ``rows * longest`` of a batch; an example longer than the budget goes
             alone.
         batch_size: Largest number of rows of a batch.
+        pass_tokens: What a pass costs beside its tokens, in tokens: the batches then are those
+            whose padded tokens and passes together cost least. 0 fills every batch.
     """
     for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if value is not None and (not isinstance(cast("object", value), int) or value < 1):
             raise BadInputError(f"{name} must be a whole number of at least 1", got=repr(value))
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches: list[list[int]] = []
-    for index in order:
-        if batches:
-            batch = batches[-1]
-            widest = lengths[batch[0]]
-            fits = batch_tokens is None or (len(batch) + 1) * widest <= batch_tokens
-            if fits and (batch_size is None or len(batch) < batch_size):
-                batch.append(index)
-                continue
-        batches.append([index])
-    return batches
+    if pass_tokens and batch_tokens is not None and batch_size is None:
+        ends = _cheapest([lengths[i] for i in order], batch_tokens, pass_tokens)
+    else:
+        ends = _filled([lengths[i] for i in order], batch_tokens, batch_size)
+    return [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def padding_of(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> int:
+    """Tokens of padding that batches hold."""
+    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    return padded - sum(lengths[i] for batch in batches for i in batch)
+
+
+def _filled(falling: list[int], batch_tokens: int | None, batch_size: int | None) -> list[int]:
+    """Where each batch ends if each takes all it can hold."""
+    ends: list[int] = []
+    start = 0
+    for at in range(1, len(falling) + 1):
+        rows = at + 1 - start
+        full = at == len(falling)
+        full |= batch_tokens is not None and rows * falling[start] > batch_tokens
+        full |= batch_size is not None and rows > batch_size
+        if full:
+            ends.append(at)
+            start = at
+    return ends
+
+
+def _cheapest(falling: list[int], batch_tokens: int, pass_tokens: int) -> list[int]:
+    """Where each batch ends if padded tokens and passes together are to cost least.
+
+    The best way to cut the first j examples is the best way to cut the first i, and one more batch
+    of the others: dynamic programming over j.
+    """
+    cost = [0]
+    begins = [0]
+    for end in range(1, len(falling) + 1):
+        options: list[tuple[int, int]] = []
+        for start in range(end - 1, -1, -1):
+            padded = (end - start) * falling[start]
+            if padded > batch_tokens and end - start > 1:
+                break  # earlier starts are wider still
+            options.append((cost[start] + padded + pass_tokens, start))
+        best, start = min(options)
+        cost.append(best)
+        begins.append(start)
+    ends: list[int] = []
+    at = len(falling)
+    while at:
+        ends.append(at)
+        at = begins[at]
+    return ends[::-1]

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "AHEAD",
     "CAPTURE_MODES",
     "AnswerCapture",
     "BackendModel",
@@ -57,6 +58,7 @@ __all__ = [
     "SitePlace",
     "SiteStatus",
     "Source",
+    "Started",
     "Storage",
     "Strategy",
     "Study",
@@ -203,7 +205,11 @@ class Source(Protocol):
 
 
 class RunWriter(Protocol):
-    """Writes one run. A unit that was appended is durable when ``append`` returns."""
+    """Writes one run. A unit that was appended is durable when ``append`` returns.
+
+    A writer that has ``copies_arrays = True`` promises to look at no array it was given once
+    ``append`` has returned: their memory is then used again.
+    """
 
     path: Path
 
@@ -256,6 +262,13 @@ class SiteStatus:
     reason: str
 
 
+AHEAD = 2
+"""Forward passes that may be begun and not yet taken."""
+
+Started = Callable[[], ActivationBatch]
+"""A forward pass that was begun."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """What is kept of a forward pass, decided before it runs."""
@@ -270,6 +283,15 @@ class CaptureSession(Protocol):
 
     def run(self, batch: Batch) -> ActivationBatch:
         """One forward pass, stopped after the deepest wanted module."""
+        ...
+
+    def begin(self, batch: Batch) -> Started:
+        """The same without waiting for the copy to the CPU; ``AHEAD`` may be begun at once.
+
+        Returns:
+            What waits for it and returns what ``run`` returns, in memory that is used again once
+            ``AHEAD`` more have been begun.
+        """
         ...
 
 
@@ -315,6 +337,13 @@ class BackendModel(Protocol):
 
     def open(self, selection: Selection) -> AbstractContextManager[CaptureSession]:
         """Put the selection's hooks in place; the context removes them, whatever happens."""
+        ...
+
+    def prefix_refusal(self, selection: Selection) -> str:
+        """Why texts that begin alike cannot share that part (``Batch.shared``); empty if they can.
+
+        They can where the model's values were compared with those of a plain pass.
+        """
         ...
 
     def generate_rows(self, rows: Sequence[TokenRow], params: GenerationParams) -> list[Generated]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -32,6 +33,11 @@ def sha256_json(value: Any) -> str:
 
 def environment() -> dict[str, str]:
     """Versions of what computes and stores, without importing any of it."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in _RECORDED:
         try:

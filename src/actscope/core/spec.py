@@ -110,6 +110,8 @@ class UnitPlan:
         batch_size: Examples in a batch, or None with ``batch_tokens``.
         threads: Intra-op threads of the worker, 0 where not fixed.
         cuts: Where units begin besides the multiples of ``unit_size``; merged runs have such.
+        pass_tokens: What a forward pass costs beside its tokens, in tokens; 0 fills every batch.
+        share_prefix: Whether texts that begin alike compute that part once.
     """
 
     start: int
@@ -119,6 +121,8 @@ class UnitPlan:
     batch_size: int | None = None
     threads: int = 0
     cuts: tuple[int, ...] = ()
+    pass_tokens: int = 0
+    share_prefix: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.stop:

@@ -55,6 +55,10 @@ class TensorFile(Protocol):
 class MappedFile(TensorFile, Protocol):
     """An open data file whose tensors are read over the file's own pages, so reading is free."""
 
+    def read_into(self, name: str, target: Array) -> str:
+        """Fill a contiguous array of a tensor's dtype and shape; returns the tensor's checksum."""
+        ...
+
     def private(self, name: str, start: int, stop: int) -> Array:
         """Rows of one tensor that the caller may change without anyone else seeing it."""
         ...

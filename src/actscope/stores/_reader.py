@@ -378,8 +378,6 @@ class Run(Sliceable):
             )
         for unit in self._units:
             self._entry(unit, site)
-        if len(self._units) == 1:
-            return self._units[0].private(name, 0, self._units[0].shape(name)[0])
         dtypes = {unit.dtype(name) for unit in self._units}
         widths = {unit.shape(name)[1:] for unit in self._units}
         if len(widths) > 1:
@@ -390,9 +388,9 @@ class Run(Sliceable):
         result: Array = np.empty((total, *width), DTYPES.get(dtype, dtype))
         at = 0
         for unit in self._units:
-            rows = unit.read(name)
-            result[at : at + len(rows)] = rows
-            at += len(rows)
+            end = at + unit.shape(name)[0]
+            unit.read_into(name, result[at:end])
+            at = end
         return result
 
 

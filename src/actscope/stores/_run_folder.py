@@ -127,7 +127,13 @@ STORES: Registry[type[FolderStorage]] = Registry("actscope.stores", "STORE", "st
 
 
 class FolderRunWriter:
-    """Writes one run. Several writers, on several machines, may write one run at once."""
+    """Writes one run. Several writers, on several machines, may write one run at once.
+
+    Attributes:
+        copies_arrays: Arrays may be used again once ``append`` has returned.
+    """
+
+    copies_arrays: ClassVar[bool] = True
 
     def __init__(
         self, path: Path, record: RunRecord, unit_format: UnitFormat, stored_as: StoredAs

@@ -7,6 +7,7 @@ work without torch, bfloat16 included. The tests compare both directions with th
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import mmap
@@ -49,6 +50,7 @@ _RANK = {name: rank for rank, name in enumerate(_CODES)}
 _DTYPES = {code: DTYPES.get(name, None) or np.dtype(name) for name, code in _CODES.items()}
 _CHUNK = 8 << 20
 _COPY_BELOW = 8 << 20
+_READ_CHUNK = 2 << 20
 _MOST_PRIVATE_MAPS = 128
 
 
@@ -173,6 +175,34 @@ class SafetensorsFile:
         count = math.prod(entry.shape)
         flat = np.frombuffer(self._map, entry.dtype, count, self._base + entry.start)
         return flat.reshape(entry.shape)
+
+    def read_into(self, name: str, target: Array) -> str:
+        """Fill a contiguous array of the tensor's dtype and shape from the file.
+
+        Plain reads from front to back: of a file that is not in memory yet several times faster
+        than touching its pages one after the other.
+
+        Returns:
+            The tensor's checksum.
+
+        Raises:
+            DamagedRunError: there is none of that name, or the file ends early.
+        """
+        entry = self._entry(name)
+        data = target.reshape(-1).view(np.uint8).data
+        one = xxhash.xxh3_128()
+        with _open_plain(self._path) as file, io.FileIO(file.fileno(), closefd=False) as raw:
+            if hasattr(os, "posix_fadvise"):  # no reading ahead into the next tensor
+                os.posix_fadvise(raw.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            raw.seek(self._base + entry.start)
+            at = 0
+            while at < len(data):
+                got = raw.readinto(data[at : at + _READ_CHUNK])
+                if not got:
+                    raise DamagedRunError(f"{self._path} ends within tensor {name!r}")
+                one.update(data[at : at + got])  # while the processor still has them
+                at += got
+        return one.hexdigest()
 
     def private(self, name: str, start: int, stop: int) -> Array:
         """Rows of one tensor that the caller may change without anyone else seeing it.

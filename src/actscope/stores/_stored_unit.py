@@ -157,15 +157,15 @@ class StoredUnit:
 
     def _file(self) -> TensorFile:
         file = self._files.get(self.path, self._format)
-        expected = {
-            "unit": encode_unit(self.commit.unit),
-            "fingerprint": self.commit.fingerprint,
-        }
-        if dict(file.header) != expected:
+        if dict(file.header) != self._header:
             raise DamagedRunError(
-                f"{self.path} holds another unit", got=dict(file.header), expected=expected
+                f"{self.path} holds another unit", got=dict(file.header), expected=self._header
             )
         return file
+
+    @cached_property
+    def _header(self) -> dict[str, str]:
+        return {"unit": encode_unit(self.commit.unit), "fingerprint": self.commit.fingerprint}
 
     def read(self, name: str) -> Array:
         """A tensor, read-only; its checksum is verified the first time.
@@ -187,14 +187,35 @@ class StoredUnit:
         if name not in self._checked:
             what = (dtype_name(array.dtype), array.shape)
             if what != (entry.dtype, entry.shape) or checksum(array) != entry.xxh3:
-                raise DamagedRunError(
-                    f"tensor {name!r} of {self.path} is damaged: it is not what was committed",
-                    got=f"{what[0]} {list(what[1])}",
-                    expected=f"{entry.dtype} {list(entry.shape)}, checksum {entry.xxh3}",
-                    next_step="`actscope runs repair` takes the unit back",
-                )
+                raise self._damaged(name, *what)
             self._checked.add(name)
         return array
+
+    def _damaged(self, name: str, dtype: str, shape: tuple[int, ...]) -> DamagedRunError:
+        entry = self.commit.tensors[name]
+        return DamagedRunError(
+            f"tensor {name!r} of {self.path} is damaged: it is not what was committed",
+            got=f"{dtype} {list(shape)}",
+            expected=f"{entry.dtype} {list(entry.shape)}, checksum {entry.xxh3}",
+            next_step="`actscope runs repair` takes the unit back",
+        )
+
+    def read_into(self, name: str, target: Array) -> None:
+        """Copy a whole tensor to an array of its shape, checked on the way.
+
+        Raises:
+            DamagedRunError: it is not what was committed.
+        """
+        entry = self.commit.tensors[name]
+        if not self._format.mapped or dtype_name(target.dtype) != entry.dtype:
+            target[:] = self.read(name)
+            return
+        file = cast("MappedFile", self._file())
+        there = file.read(name)
+        what = (dtype_name(there.dtype), there.shape)
+        if what != (entry.dtype, entry.shape) or file.read_into(name, target) != entry.xxh3:
+            raise self._damaged(name, *what)
+        self._checked.add(name)
 
     def private(self, name: str, start: int, stop: int) -> Array:
         """Rows of a tensor that the caller may change."""

@@ -13,6 +13,7 @@ from actscope.backends.hf.generation import (
     generates_alike_in_batches,
 )
 from actscope.backends.hf.live import answer_capture, generate_live
+from actscope.backends.hf.prefix import prefix_refusal
 from actscope.core.activations import ActivationBatch, TokenRow
 from actscope.core.batching import length_sorted_batches
 from actscope.core.errors import BadInputError, ExampleError, UnknownNameError
@@ -179,6 +180,15 @@ class Answering:
     def live_refusals(self) -> dict[tuple[str | None, frozenset[Site]], str]:
         """Why answers cannot be captured live, by adapter and sites; empty where they can."""
         return {}
+
+    @cached_property
+    def prefix_refusals(self) -> dict[tuple[str | None, frozenset[Site]], str]:
+        """Why texts cannot share their beginnings, by adapter and sites; empty where they can."""
+        return {}
+
+    def prefix_refusal(self, selection: Selection) -> str:
+        """See ``core.protocols.BackendModel.prefix_refusal``."""
+        return prefix_refusal(self._model, self._model.taps(selection))
 
     @property
     def _model(self) -> HFModel:

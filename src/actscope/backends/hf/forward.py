@@ -12,7 +12,7 @@ from torch import nn
 from actscope.backends.hf.stacks import EncoderText, reads_two_texts
 from actscope.core.errors import BadInputError, ModelLoadError
 
-__all__ = ["forward", "text_config", "token_embedding"]
+__all__ = ["forward", "forward_cached", "text_config", "token_embedding"]
 
 
 def forward(
@@ -52,6 +52,36 @@ def forward(
     if "input_ids" in accepted:
         return model(input_ids=input_ids, **arguments)
     return model(input_ids, **arguments)
+
+
+def forward_cached(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    position_ids: torch.Tensor,
+    cache: Any,
+) -> Any:
+    """One forward pass that reads and fills a cache; without logits where the model allows it.
+
+    Args:
+        model: A causal Hugging Face model.
+        input_ids: ``[n, new]``.
+        attention_mask: ``[n, cached + new]``, 1 on tokens.
+        position_ids: ``[n, new]``.
+        cache: A ``transformers`` cache.
+
+    Raises:
+        TypeError: the model takes no cache.
+    """
+    accepted = _parameters(type(model))
+    if "past_key_values" not in accepted:
+        raise TypeError(f"{type(model).__name__} takes no past_key_values")
+    arguments: dict[str, Any] = {"use_cache": True, "past_key_values": cache}
+    if "position_ids" in accepted:
+        arguments["position_ids"] = position_ids
+    if "logits_to_keep" in accepted:
+        arguments["logits_to_keep"] = 1
+    return model(input_ids=input_ids, attention_mask=attention_mask, **arguments)
 
 
 def _decoder_forward(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,19 @@ from actscope.selectors import select
 
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
+    from actscope.backends.hf.prefix import SharedPrefix
 
-__all__ = ["Group", "Kept", "assemble", "cut", "described", "plan_rows", "to_array", "to_arrays"]
+__all__ = [
+    "Group",
+    "Kept",
+    "assemble",
+    "cut",
+    "described",
+    "keeps_width",
+    "plan_rows",
+    "to_array",
+    "to_arrays",
+]
 
 Group = tuple[int, int, torch.dtype]
 """Rows, width and dtype: sites alike in all three share one buffer and one copy."""
@@ -50,6 +61,7 @@ class Kept:
         checks: What tells whether each pattern is right, to be looked at after the pass.
         calls: How often the module of a tap has run in this pass.
         parts: What has arrived of sites that are sums.
+        shared: The two passes of texts that begin alike, else None.
     """
 
     rows: torch.Tensor
@@ -65,6 +77,12 @@ class Kept:
     parts: dict[Site, dict[Tap, torch.Tensor]] = field(
         default_factory=dict[Site, dict[Tap, torch.Tensor]]
     )
+    shared: SharedPrefix | None = None
+
+    def restart(self, sites: Iterable[Site]) -> None:
+        """Nothing has been seen yet in the pass that comes."""
+        self.pending = set(sites)
+        self.calls.clear()
 
     def of_examples(self, tensor: torch.Tensor) -> torch.Tensor:
         """The examples that keep anything."""
@@ -115,9 +133,15 @@ def plan_rows(
     return Kept(rows, examples, torch.from_numpy(mask).to(device))
 
 
-def to_arrays(kept: Kept) -> dict[Site, Array]:
-    """One copy per buffer, then views."""
-    on_cpu = {group: buffer.cpu() for group, buffer in kept.buffers.items()}
+def to_arrays(kept: Kept, buffers: Sequence[torch.Tensor] | None = None) -> dict[Site, Array]:
+    """One copy per buffer, then views.
+
+    Args:
+        kept: What the batch keeps.
+        buffers: Its buffers on the CPU, where they are there already.
+    """
+    here = [b.cpu() for b in kept.buffers.values()] if buffers is None else buffers
+    on_cpu = dict(zip(kept.buffers, here, strict=True))
     tensors = {site: on_cpu[group][place] for site, (group, place) in kept.slots.items()}
     tensors |= {site: tensor.cpu() for site, tensor in kept.loose.items()}
     return {site: to_array(tensor) for site, tensor in tensors.items()}
@@ -181,3 +205,8 @@ def _offsets(counts: list[int]) -> Array:
 
 def _joined(parts: list[Array], dtype: Any) -> Array:
     return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+
+
+def keeps_width(selection: Selection) -> bool:
+    """Whether pooling keeps the width: every strategy but a custom one does."""
+    return selection.strategy.name != "custom"

@@ -44,7 +44,14 @@ from actscope.strategies import as_strategy
 if TYPE_CHECKING:
     from actscope.backends.hf.model import HFModel
 
-__all__ = ["answer_capture", "generate_live", "live_tolerance"]
+__all__ = [
+    "answer_capture",
+    "generate_live",
+    "length_dependent",
+    "live_tolerance",
+    "no_live_site",
+    "worst_row",
+]
 
 _PROMPT_SPANS = ("prompt", "answer", "system", "user")
 _ANSWER_SPANS = ("response", "think")
@@ -259,16 +266,17 @@ class LiveRecorder:
 def _refusal(model: HFModel, taps: Mapping[Site, Tap]) -> str:
     """Why answers cannot be captured live; empty where they can."""
     for site, tap in taps.items():
-        reason = _no_live_site(model, site, tap)
+        reason = no_live_site(model, site, tap)
         if reason:
             return reason
     key = (model.active_adapter, frozenset(taps))
     if key not in model.live_refusals:
-        model.live_refusals[key] = _length_dependent(model) or _compared(model, tuple(taps), taps)
+        model.live_refusals[key] = length_dependent(model) or _compared(model, tuple(taps), taps)
     return model.live_refusals[key]
 
 
-def _no_live_site(model: HFModel, site: Site, tap: Tap) -> str:
+def no_live_site(model: HFModel, site: Site, tap: Tap) -> str:
+    """Why a site cannot be read token by token; empty where it can."""
     if site.layout == "blocks":
         return f"rows of {site} are as long as the text, which grows while decoding"
     if tap.side == "sum":
@@ -282,7 +290,7 @@ def _no_live_site(model: HFModel, site: Site, tap: Tap) -> str:
     return "" if rows and whole else f"{site} is not read token by token while decoding"
 
 
-def _length_dependent(model: HFModel) -> str:
+def length_dependent(model: HFModel) -> str:
     """Positions that are rotated by another angle once the text is longer: no short check sees it.
 
     Keys in the cache keep the angle of the length at which they were made.
@@ -312,7 +320,7 @@ def _compared(model: HFModel, sites: tuple[Site, ...], taps: Mapping[Site, Tap])
             return error.what
         with model.open(selection) as session:
             for place, one in enumerate(made):
-                moved, site = _worst(session.run(Batch((one.row,))), live, place)
+                moved, site = worst_row(session.run(Batch((one.row,))), live, place)
                 if moved > tolerance:
                     return (
                         f"decoding moves {site} by {moved:.1e} of the row's largest value against "
@@ -332,7 +340,7 @@ def _probe_rows(model: HFModel) -> list[TokenRow]:
     return prompt_rows(model.hf, {"long": ids, "short": ids[:_SHORT]})
 
 
-def _worst(alone: ActivationBatch, live: ActivationBatch, place: int) -> tuple[float, Site]:
+def worst_row(alone: ActivationBatch, live: ActivationBatch, place: int) -> tuple[float, Site]:
     """The largest difference of a row, relative to its largest value, and the site it is at."""
     found: list[tuple[float, Site]] = []
     rows = slice(int(live.offsets[place]), int(live.offsets[place + 1]))

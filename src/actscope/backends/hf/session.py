@@ -33,13 +33,16 @@ from actscope.backends.hf.kept_rows import (
     assemble,
     cut,
     described,
+    keeps_width,
     plan_rows,
     to_arrays,
 )
 from actscope.backends.hf.placement import is_offloaded
+from actscope.backends.hf.prefix import SharedPrefix, prefix_refusal
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.stacks import encoder_text
 from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
+from actscope.backends.hf.transfer import Transfer
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
@@ -48,7 +51,7 @@ from actscope.core.activations import (
 )
 from actscope.core.arrays import DTYPES, Array
 from actscope.core.errors import BadInputError
-from actscope.core.protocols import Selection
+from actscope.core.protocols import Selection, Started
 from actscope.core.sites import Site
 
 if TYPE_CHECKING:
@@ -83,11 +86,14 @@ class HFSession:
         self._results = [s for s, tap in taps.items() if tap.side == "result"]
         self._attention = {s: tap for s, tap in taps.items() if tap.side == "attention"}
         self._handles: list[Any] = []
+        self._modules: list[torch.nn.Module] = []
         self._open = False
         self._kept: Kept | None = None
+        self._transfer: Transfer | None = None
 
     def __enter__(self) -> HFSession:
         self._open = True
+        self._modules = list(self._model.hf.modules())
         for site, tap in self._taps.items():
             for part in tap.parts or (tap,):
                 self._hook(site, part)
@@ -116,6 +122,8 @@ class HFSession:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._transfer = None
+        self._modules.clear()
         self._open = False
 
     def run(self, batch: Batch) -> ActivationBatch:
@@ -129,6 +137,56 @@ class HFSession:
                 tensors lie on different devices, or padding on the left changes what this model
                 computes.
         """
+        return self._begin(batch, None)()
+
+    def begin(self, batch: Batch) -> Started:
+        """See ``CaptureSession.begin``; raises what ``run`` raises."""
+        if self._transfer is None:
+            self._transfer = Transfer(self._model.device)
+        return self._begin(batch, self._transfer)
+
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes that ``begin`` has brought to host memory of its own."""
+        return 0 if self._transfer is None else self._transfer.bytes_copied
+
+    def run_shared(self, batch: Batch) -> ActivationBatch:
+        """``run`` without asking whether texts may share their beginnings; for the check of it."""
+        return self._begin(batch, None, checked=True)()
+
+    def _begin(self, batch: Batch, transfer: Transfer | None, *, checked: bool = False) -> Started:
+        self._check(batch)
+        if batch.shared and not checked:
+            self._check_shared()
+        uneven = len({len(row) for row in batch.rows}) > 1
+        with alone(self._model.hf):
+            if uneven and not self._model.pads_alike(batch.padding_side):
+                whole = self._run_by_length(batch)
+                return lambda: whole
+            return self._pass(batch, transfer)
+
+    def run_anyway(self, batch: Batch) -> ActivationBatch:
+        """One forward pass, whatever padding does to the rows: for the check that finds out."""
+        return self._pass(batch, None)()
+
+    def _pass(self, batch: Batch, transfer: Transfer | None) -> Started:
+        spans, failures = cut(batch, self._selection)
+        keep = [i for i, positions in enumerate(spans) if positions is not None]
+        arrive = self._nothing
+        if keep:
+            arrive = self._forward(batch, spans, keep, transfer)
+        done = self._model.interventions.describe()
+
+        def finish() -> ActivationBatch:
+            found = assemble(batch, spans, keep, arrive(), self._selection, failures)
+            return replace(described(self._model, found), interventions=done)
+
+        return finish
+
+    def _nothing(self) -> dict[Site, Array]:
+        return {s: self._empty(s) for s in self._selection.sites}
+
+    def _check(self, batch: Batch) -> None:
         if not self._open:
             raise BadInputError(
                 "this capture session is closed", next_step="call run inside its `with` block"
@@ -141,23 +199,15 @@ class HFSession:
                 next_step="switch first, then open the capture",
             )
         self._check_padding(batch)
-        uneven = len({len(row) for row in batch.rows}) > 1
-        with alone(self._model.hf):
-            if uneven and not self._model.pads_alike(batch.padding_side):
-                return self._run_by_length(batch)
-            return self.run_anyway(batch)
 
-    def run_anyway(self, batch: Batch) -> ActivationBatch:
-        """One forward pass, whatever padding does to the rows: for the check that finds out."""
-        spans, failures = cut(batch, self._selection)
-        keep = [i for i, positions in enumerate(spans) if positions is not None]
-        if keep:
-            arrays = self._forward(batch, spans, keep)
-        else:
-            arrays = {s: self._empty(s) for s in self._selection.sites}
-        return described(
-            self._model, assemble(batch, spans, keep, arrays, self._selection, failures)
-        )
+    def _check_shared(self) -> None:
+        reason = prefix_refusal(self._model, self._taps)
+        if reason:
+            raise BadInputError(
+                "these texts cannot share their beginnings",
+                got=reason,
+                next_step="share_prefix='off' (--share-prefix off) gives every text its own pass",
+            )
 
     def _check_padding(self, batch: Batch) -> None:
         ragged = len({len(row) for row in batch.rows}) > 1
@@ -212,25 +262,34 @@ class HFSession:
         return replace(whole, failures=failures)
 
     def _forward(
-        self, batch: Batch, spans: list[Array | None], keep: list[int]
-    ) -> dict[Site, Array]:
+        self,
+        batch: Batch,
+        spans: list[Array | None],
+        keep: list[int],
+        transfer: Transfer | None,
+    ) -> Callable[[], dict[Site, Array]]:
         ids, mask = batch.padded(self._model.pad_id)
         device = self._model.device
         starts = mask.argmax(axis=1).tolist()
-        self._kept = plan_rows(spans, keep, ids.shape[1], starts, device)
-        self._kept.pending = set(self._taps)
+        kept = self._kept = plan_rows(spans, keep, ids.shape[1], starts, device)
+        self._kept.restart(self._taps)
         self._kept.blocks = query_blocks(batch, spans, keep, ids.shape[1], device)
-        self._allocate(self._kept, len(keep))
+        turn = None if transfer is None else transfer.next()
+        self._allocate(self._kept, len(keep), transfer, turn)
         input_ids = torch.from_numpy(ids).to(device)
         attention = torch.from_numpy(mask.astype(np.int64)).to(device)
         try:
             with (
                 innermost(self),
                 torch.no_grad(),
-                evaluation_mode(self._model.hf),
+                evaluation_mode(self._model.hf, self._modules),
                 self._model.interventions.announced(batch),
                 self._watching(len(batch.rows)),
             ):
+                if batch.shared:
+                    kept.shared = SharedPrefix.of(batch, self._model.pad_id, device)
+                    kept.shared.run(self._model.hf, lambda: kept.restart(self._taps), _Seen)
+                    raise _Seen
                 result = forward(
                     self._model.hf,
                     input_ids,
@@ -243,12 +302,20 @@ class HFSession:
         except _Seen:
             pass
         finally:
-            kept, self._kept = self._kept, None
+            self._kept = None
         if kept.pending:
             missing = ", ".join(str(s) for s in sorted(kept.pending))
             raise BadInputError(f"the forward pass never reached {missing}")
-        refuse_unverified(kept.checks)
-        return to_arrays(kept)
+        if transfer is None or turn is None:
+            refuse_unverified(kept.checks)
+            return lambda: to_arrays(kept)
+        copied = transfer.to_host(turn, list(kept.buffers.values()))
+
+        def arrive() -> dict[Site, Array]:
+            refuse_unverified(kept.checks)  # looking at them waits for the device
+            return to_arrays(kept, copied())
+
+        return arrive
 
     def _watching(self, n: int) -> AbstractContextManager[None]:
         """See the attention operations of the sites asked for; nothing where there are none."""
@@ -270,7 +337,9 @@ class HFSession:
             else:
                 self._keep(site, head_rows(call, tap.name, site.parts), 1.0)
 
-    def _allocate(self, kept: Kept, n: int) -> None:
+    def _allocate(
+        self, kept: Kept, n: int, transfer: Transfer | None = None, turn: int | None = None
+    ) -> None:
         """One buffer per group of sites alike in rows, width and dtype."""
         pools = self._selection.strategy.pools
         groups: dict[Group, list[Site]] = {}
@@ -278,7 +347,7 @@ class HFSession:
             if site.layout == "blocks":
                 continue
             pooled = pools and not one_row_per_example(site)
-            if pooled and not _plain_width(self._selection):
+            if pooled and not keeps_width(self._selection):
                 continue  # the strategy decides its own width
             rows = n if pools or one_row_per_example(site) else len(kept.rows)
             dtype = torch.float32 if pools else self._model.site_dtype(site)
@@ -286,7 +355,10 @@ class HFSession:
         for key, sites in groups.items():
             rows, width, dtype = key
             shape = (len(sites), rows, width)
-            kept.buffers[key] = torch.empty(shape, dtype=dtype, device=self._model.device)
+            if transfer is None or turn is None:
+                kept.buffers[key] = torch.empty(shape, dtype=dtype, device=self._model.device)
+            else:
+                kept.buffers[key] = transfer.buffer(turn, len(kept.buffers), shape, dtype)
             kept.slots.update({site: (key, place) for place, site in enumerate(sites)})
 
     def _on_input(self, site: Site, tap: Tap) -> Callable[..., None]:
@@ -346,7 +418,9 @@ class HFSession:
         assert kept is not None
         if scale != 1.0:
             tensor = tensor * scale
-        self._store(kept, site, tensor)
+        whole = tensor if kept.shared is None else kept.shared.taken(site, tensor)
+        if whole is not None:
+            self._store(kept, site, whole)
         self._done(kept, site)
 
     def _done(self, kept: Kept, site: Site) -> None:
@@ -376,8 +450,3 @@ class HFSession:
         pooled = self._selection.strategy.pools
         name = "float32" if pooled else str(self._model.site_dtype(site)).removeprefix("torch.")
         return empty_rows(site, self._model.width(site), DTYPES[name])
-
-
-def _plain_width(selection: Selection) -> bool:
-    """Whether pooling keeps the width: every strategy but a custom one does."""
-    return selection.strategy.name != "custom"

@@ -6,7 +6,7 @@ The resolver compares these tensors with each other; names play no part in it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -114,9 +114,16 @@ def with_float_input(
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Generator[None]:
-    """Dropout off inside, and every submodule's training flag as before afterwards."""
-    training = [m for m in module.modules() if m.training]
+def evaluation_mode(
+    module: nn.Module, modules: Sequence[nn.Module] | None = None
+) -> Generator[None]:
+    """Dropout off inside, and every submodule's training flag as before afterwards.
+
+    Args:
+        module: The model.
+        modules: All its modules, where somebody has gone through them already.
+    """
+    training = [m for m in (module.modules() if modules is None else modules) if m.training]
     for m in training:
         m.training = False
     try:

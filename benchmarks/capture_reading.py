@@ -1,0 +1,162 @@
+"""Reading runs back: one layer, one example, one token; opening and resuming many units."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import capture_ways as ways
+import numpy as np
+
+from actscope import ShardStorage, open_run
+from actscope.core.activations import ActivationBatch, ExampleRecord
+from actscope.core.sites import Site
+from actscope.core.spec import UnitPlan, unit_id
+
+LAYER = 3
+
+
+def seconds(
+    action: Callable[[], Any], runs: int, before: Callable[[], None] | None = None
+) -> float:
+    taken: list[float] = []
+    for _ in range(runs):
+        if before:
+            before()
+        began = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def forget(folder: Path) -> None:
+    """Drop a folder's files from the page cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def bytes_from_disk() -> int:
+    """Bytes this process has made the disk read; 0 where the system does not tell."""
+    path = Path("/proc/self/io")
+    if not path.exists():
+        return 0
+    lines = dict(line.split(": ") for line in path.read_text(encoding="utf-8").splitlines())
+    return int(lines["read_bytes"])
+
+
+def one_layer(run_path: Path, floor_path: Path, runs: int) -> list[dict[str, Any]]:
+    with open_run(run_path) as run:
+        size = run.stack("resid_post", LAYER).nbytes
+    floor_path.write_bytes(np.random.default_rng(0).bytes(size))
+
+    def plain() -> None:
+        np.fromfile(floor_path, np.uint8)
+
+    def ours() -> None:
+        with open_run(run_path) as opened:
+            opened.stack("resid_post", LAYER)
+
+    found: list[dict[str, Any]] = []
+    for state in ("warm", "cold"):
+        cold = state == "cold"
+        floor = seconds(plain, runs, (lambda: forget(floor_path.parent)) if cold else None)
+        from_disk: list[int] = []
+
+        def counted() -> None:
+            before = bytes_from_disk()
+            ours()
+            from_disk.append(bytes_from_disk() - before)  # noqa: B023
+
+        taken = seconds(counted, runs, (lambda: forget(run_path)) if cold else None)
+        speed = floor / taken
+        row = {
+            "row": f"layer-{state}", "bytes": size, "floor_s": round(floor, 5),
+            "ours_s": round(taken, 5), "speed": round(speed, 3), "met": speed >= 0.8,
+        }  # fmt: skip
+        if cold:
+            row["read_share"] = round(statistics.median(from_disk) / size, 3)
+        found.append(row)
+    return found
+
+
+def small_reads(run_path: Path) -> list[dict[str, Any]]:
+    run = open_run(run_path)
+    n = run.n_examples
+    for i in range(n):  # warm: checksums are looked at once
+        for layer in run.layers:
+            run.get("resid_post", layer, example=i)
+    places = np.random.default_rng(0).integers(0, n, 200).tolist()
+
+    def example() -> None:
+        for i in places:
+            for layer in run.layers[:8]:
+                run.get("resid_post", layer, example=i)
+
+    def token() -> None:
+        for i in places:
+            run.array("resid_post", LAYER, example=i)[0].copy()
+
+    found: list[dict[str, Any]] = []
+    for name, action, most in (("example", example, 1.0), ("token", token, 0.2)):
+        ms = seconds(action, 5) / len(places) * 1000
+        found.append({"row": name, "ms": round(ms, 4), "most_ms": most, "met": ms <= most})
+    return found
+
+
+def _unit(index: int) -> ActivationBatch:
+    one = np.array([0, 1])
+    return ActivationBatch(
+        arrays={Site("resid_post", 0): np.full((1, 4), index, np.float32)},
+        offsets=one,
+        positions=np.zeros(1, np.int32),
+        examples=(ExampleRecord(str(index), index, 1, 1),),
+        token_ids=np.zeros(1, np.int64),
+        token_offsets=one,
+        phase=np.zeros(1, np.uint8),
+    )
+
+
+def many_units(where: Path, units: int) -> list[dict[str, Any]]:
+    with ways.folder(where) as path:
+        plan, storage = UnitPlan(0, units, 1), ShardStorage(path)
+        spec = {"sites": ["blocks.0.resid_post"]}
+        sync, os.fsync = os.fsync, lambda handle: None  # only how fast it is read counts here
+        try:
+            with storage.open_run("many", spec, plan.to_json()) as writer:
+                for i in range(units):
+                    writer.append(unit_id(i, i + 1), _unit(i), {})
+        finally:
+            os.fsync = sync
+
+        def opened() -> None:
+            run = open_run(path / "many")
+            assert run.complete and run.sites
+
+        def resumed() -> None:
+            with storage.open_run("many", spec, plan.to_json()) as writer:
+                done = writer.committed()
+            assert all(unit_id(*bounds) in done for bounds in plan.units())
+
+        return [
+            {"row": name, "units": units, "seconds": round(took := seconds(action, 5), 4),
+             "most_s": most, "met": took <= most}
+            for name, action, most in (("open", opened, 0.5), ("resume", resumed, 2.0))
+        ]  # fmt: skip
+
+
+def rows(
+    model: Any, texts: Sequence[list[int]], where: Path, runs: int, units: int
+) -> list[dict[str, Any]]:
+    with ways.folder(where) as path:
+        made = ways.run(model, texts, path)
+        (path / "floor").mkdir()
+        found = one_layer(made.path, path / "floor" / "raw", max(runs, 5)) + small_reads(made.path)
+    return found + many_units(where, units)

@@ -1,0 +1,154 @@
+"""What is compared: the bare model, the bare disk, plain loops, and actscope.
+
+Each way is a function without arguments that does the whole job once, from token lists to files on
+the disk where there are files. Plain ways are plain Hugging Face code.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actscope import ActivationExtractor, DatasetRunner, ShardStorage
+from actscope.capture.options import CaptureOptions
+from actscope.core.batching import length_sorted_batches
+
+Texts = Sequence[list[int]]
+BUDGETS = (256, 512, 1024, 2048)
+"""Padded tokens of a batch, of which the fastest is the floor's."""
+
+
+class _SeenError(Exception):
+    pass
+
+
+def padded(texts: Texts) -> dict[str, torch.Tensor]:
+    width = max(len(text) for text in texts)
+    ids = torch.zeros(len(texts), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+        mask[row, : len(text)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def by_length(texts: Texts, **limits: int) -> list[list[list[int]]]:
+    plan = length_sorted_batches([len(text) for text in texts], **limits)
+    return [[texts[i] for i in places] for places in plan]
+
+
+def blocks_of(hf: Any) -> Any:
+    """The blocks of the benchmark's own models."""
+    base = hf.base_model
+    return base.h if hasattr(base, "h") else base.layers
+
+
+@contextmanager
+def folder(where: Path) -> Generator[Path]:
+    path = Path(tempfile.mkdtemp(dir=where, prefix="bench-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def bare(hf: Any, texts: Texts, budget: int) -> Callable[[], None]:
+    """F: forward passes without LM head, over batches of like length."""
+
+    def way() -> None:
+        with torch.no_grad():
+            for batch in by_length(texts, batch_tokens=budget):
+                hf.base_model(**padded(batch), use_cache=False)
+
+    return way
+
+
+def raw_write(size: int, where: Path) -> Callable[[], None]:
+    """W: so many bytes to a file, and to the disk."""
+    data = np.random.default_rng(0).integers(0, 255, 16 << 20, dtype=np.uint8).data
+
+    def way() -> None:
+        with folder(where) as path, (path / "raw").open("wb", buffering=0) as file:
+            for at in range(0, size, len(data)):
+                file.write(data[: min(len(data), size - at)])
+            os.fsync(file.fileno())
+
+    return way
+
+
+def hooks(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
+    """A good loop by hand: sorted, 16 rows, hooks, an early stop, one ``np.save`` a batch."""
+    blocks = blocks_of(hf)
+    seen: list[torch.Tensor] = []
+
+    def keep(module: Any, args: Any, output: Any) -> None:
+        seen.append((output if isinstance(output, torch.Tensor) else output[0]).detach())
+        if len(seen) == len(blocks):
+            raise _SeenError
+
+    def way() -> None:
+        handles = [block.register_forward_hook(keep) for block in blocks]
+        try:
+            with folder(where) as path, torch.no_grad():
+                for place, batch in enumerate(by_length(texts, batch_size=16)):
+                    inputs = padded(batch)
+                    with suppress(_SeenError):
+                        hf.base_model(**inputs, use_cache=False)
+                    real = inputs["attention_mask"].bool()
+                    rows = torch.stack([tensor[real] for tensor in seen])
+                    np.save(path / f"{place}.npy", rows.numpy())
+                    seen.clear()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    return way
+
+
+def naive(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
+    """What a first script does: hidden states of 16 texts in the order they come in."""
+    twin = copy.deepcopy(hf)  # asking for hidden states leaves hooks behind
+
+    def way() -> None:
+        with folder(where) as path, torch.no_grad():
+            for at in range(0, len(texts), 16):
+                inputs = padded(texts[at : at + 16])
+                states = twin(**inputs, output_hidden_states=True).hidden_states
+                np.save(path / f"{at}.npy", torch.stack(states[1:]).numpy())
+
+    return way
+
+
+def ours(model: Any, texts: Texts, where: Path, **what: Any) -> Callable[[], None]:
+    """A whole run: probe, plan, passes, checksums, statistics, fsync, commit records."""
+
+    def way() -> None:
+        with folder(where) as path:
+            run(model, texts, path, **what)
+
+    return way
+
+
+def run(
+    model: Any,
+    texts: Texts,
+    path: Path,
+    *,
+    sites: Any = "resid_post",
+    layers: Any = "all",
+    strategy: str | None = None,
+    **options: Any,
+) -> Any:
+    extractor = ActivationExtractor(model, layers, strategy, sites=sites)
+    chosen = CaptureOptions(**options)
+    runner = DatasetRunner(texts, None, extractor, ShardStorage(path), options=chosen)
+    return runner.run(run_id="run")

@@ -1,0 +1,120 @@
+"""How many tokens a forward pass should hold on this machine: found by trying, where that pays.
+
+Too few and a pass costs more than its tokens; too many and it falls out of the processor's caches,
+or pads short texts to long ones. What is timed is the first block alone, on tokens of the dataset:
+the others are alike, and a probe of the whole model would cost what it saves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from actscope.capture.extractor import ActivationExtractor
+from actscope.capture.options import CaptureOptions
+from actscope.capture.prepare import Prepared
+from actscope.core.activations import Batch
+from actscope.core.protocols import BackendModel, Selection
+from actscope.core.sites import Site
+from actscope.strategies import as_strategy
+
+__all__ = ["choose_budget", "climb", "usual_budget"]
+
+USUAL = {"cpu": 512, "accelerator": 8192}
+"""Where the search begins, and what is taken where there is nothing to search for."""
+ANSWERING = {"cpu": 8192, "accelerator": 32_768}
+"""A step of decoding has one token a row: batches of answers are as wide as memory allows."""
+SMALLEST, LARGEST = 128, 131_072
+LARGEST_SHARE = 0.02
+"""Of the run's work that the probe may cost."""
+LARGEST_SECONDS = 5.0
+ROUNDS = 2
+CLEARLY = 0.97
+"""Another budget is better only if a token takes at most so much of the time."""
+
+
+def usual_budget(model: BackendModel, options: CaptureOptions) -> int:
+    """The budget that is taken without a probe."""
+    device = str(getattr(model, "device", "cpu")).partition(":")[0]
+    kind = "cpu" if device == "cpu" else "accelerator"
+    return (ANSWERING if options.generation is not None else USUAL)[kind]
+
+
+def choose_budget(
+    extractor: ActivationExtractor,
+    items: Sequence[Prepared],
+    options: CaptureOptions,
+    examples: int,
+) -> int:
+    """The token budget of a new run.
+
+    Args:
+        extractor: What will be captured.
+        items: Examples of the dataset.
+        options: Of the run; where answers are generated nothing is tried.
+        examples: How many examples the run has, which bounds what may be spent.
+
+    Returns:
+        Padded tokens of a batch: a power of two.
+    """
+    model, first = extractor.model, Site("resid_post", 0)
+    usual = usual_budget(model, options)
+    status = model.sites().get(first)
+    if options.generation is not None or not items or status is None or not status.verified:
+        return usual
+    lengths = sorted(item.row.longest for item in items)
+    depth = max([site.layer + 1 for site in extractor.sites if site.layer is not None] or [1])
+    work = examples * sum(lengths) / len(lengths) * depth
+    middle = sorted(items, key=lambda item: item.row.longest)[len(items) // 2].row
+    with model.open(Selection((first,), as_strategy("last"))) as session:
+
+        def timed(tokens: int) -> float:
+            batch = Batch((middle,) * max(tokens // middle.longest, 1))
+            began = time.perf_counter()
+            session.run(batch)
+            return (time.perf_counter() - began) / (len(batch.rows) * middle.longest)
+
+        return climb(usual, timed, allowed=int(work * LARGEST_SHARE), shortest=middle.longest)
+
+
+def climb(start: int, timed: Callable[[int], float], *, allowed: int, shortest: int) -> int:
+    """The budget whose tokens take least time, by trying neighbours from ``start`` on.
+
+    Args:
+        start: Where to begin, a power of two.
+        timed: Seconds a token takes in a batch of so many.
+        allowed: Tokens that may be spent.
+        shortest: A smaller budget than one text is no other budget.
+    """
+    spent, until = 0, time.perf_counter() + LARGEST_SECONDS
+    known: dict[int, float] = {}
+
+    def afford(*budgets: int) -> bool:
+        cost = ROUNDS * sum(budgets)
+        return spent + cost <= allowed and time.perf_counter() < until
+
+    def measure(*budgets: int) -> None:
+        nonlocal spent
+        spent += ROUNDS * sum(budgets)
+        taken = [[timed(budget) for budget in budgets] for _ in range(ROUNDS)]
+        for place, budget in enumerate(budgets):
+            known[budget] = min(one[place] for one in taken)
+
+    if not afford(start, 2 * start):
+        return start
+    timed(start)  # the first pass of a model is slower than any later one
+    measure(start, 2 * start)
+    best, factor = start, 2
+    if known[2 * start] > CLEARLY * known[start]:
+        factor = 0.5
+    while True:
+        further = int(best * factor)
+        if not max(SMALLEST, shortest) <= further <= LARGEST:
+            return best
+        if further not in known:
+            if not afford(further):
+                return best
+            measure(further)
+        if known[further] > CLEARLY * known[best]:
+            return best
+        best = further
