@@ -19,7 +19,9 @@ def test_the_error_is_the_weighted_gap_of_a_plain_loop(answers):
     sure, right = answers
     total = 0.0
     for b in range(10):
-        inside = [i for i, c in enumerate(sure) if b / 10 <= c < (b + 1) / 10 or (c == 1 and b == 9)]
+        inside = [
+            i for i, c in enumerate(sure) if b / 10 <= c < (b + 1) / 10 or (c == 1 and b == 9)
+        ]
         if inside:
             total += abs(sum(sure[i] for i in inside) - sum(right[i] for i in inside))
     assert calibration_error(*answers) == pytest.approx(total / 300, abs=1e-12)

@@ -294,30 +294,41 @@ def ridge_curve(
     names, group = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     orders = [rng.permutation(len(wanted)) for _ in range(n_shuffles)]
     stacked = np.concatenate([wanted, *(wanted[order] for order in orders)], axis=1)
-    counts = rng.multinomial(len(names), [1 / len(names)] * len(names), _RESAMPLES)[:, group]
+    drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), _RESAMPLES)
+    counts = drawn[:, group].astype(np.float64)
     layers = sorted(features_by_layer)
-    scores: list[RidgeScore] = []
-    controls: list[Float64] = []
-    draws: list[Float64] = []
-    for layer in layers:
-        found = held_out(features_by_layer[layer], stacked, folds)
-        r2 = _joint(stacked, found, wanted.shape[1], np.ones((1, len(wanted))))[0]
-        own = HeldOut(found.predicted[:, : wanted.shape[1]], found.baseline[:, : wanted.shape[1]])
-        redrawn = _joint(wanted, own, wanted.shape[1], counts)[:, 0]
-        low, high = np.nanquantile(redrawn, [0.025, 0.975]).tolist()
-        draws.append(redrawn)
-        controls.append(r2[1:])
-        p95 = float(np.quantile(r2[1:], 0.95))
-        scores.append(RidgeScore(float(r2[0]), low, high, p95, float(r2[1:].mean()), len(wanted)))
+    found = [
+        _one_layer(features_by_layer[layer], stacked, wanted.shape[1], folds, counts)
+        for layer in layers
+    ]
+    best_control = np.max([control for _, control, _ in found], axis=0)
     return RidgeCurve(
         layers=tuple(layers),
-        scores=tuple(scores),
-        best_control_p95=float(np.quantile(np.max(controls, axis=0), 0.95)),
-        draws=np.stack(draws, axis=1),
+        scores=tuple(score for score, _, _ in found),
+        best_control_p95=float(np.quantile(best_control, 0.95)),
+        draws=np.stack([redrawn for _, _, redrawn in found], axis=1),
         n_groups=len(names),
         n_folds=n_folds,
         n_shuffles=n_shuffles,
     )
+
+
+def _one_layer(
+    features: npt.ArrayLike, stacked: Float64, width: int, folds: Sequence[Int64], counts: Float64
+) -> tuple[RidgeScore, Float64, Float64]:
+    """The score of a layer, the R² of every shuffle, and that of every redrawing.
+
+    The first ``width`` columns of ``stacked`` are the targets, the others shuffles of them.
+    """
+    found = held_out(features, stacked, folds)
+    n = len(stacked)
+    r2 = _joint(stacked, found, width, np.ones((1, n)))[0]
+    own = HeldOut(found.predicted[:, :width], found.baseline[:, :width])
+    redrawn = _joint(stacked[:, :width], own, width, counts)[:, 0]
+    low, high = np.nanquantile(redrawn, [0.025, 0.975]).tolist()
+    p95 = float(np.quantile(r2[1:], 0.95))
+    score = RidgeScore(float(r2[0]), low, high, p95, float(r2[1:].mean()), n)
+    return score, r2[1:], redrawn
 
 
 def _joint(targets: Float64, found: HeldOut, width: int, weights: Float64) -> Float64:
