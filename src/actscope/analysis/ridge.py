@@ -294,7 +294,10 @@ def ridge_curve(
     names, group = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     orders = [rng.permutation(len(wanted)) for _ in range(n_shuffles)]
     stacked = np.concatenate([wanted, *(wanted[order] for order in orders)], axis=1)
-    drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), _RESAMPLES)
+    # A generator of its own: curves of one seed and one n are redrawn alike, and can be subtracted.
+    drawn = np.random.default_rng([seed, 1]).multinomial(
+        len(names), [1 / len(names)] * len(names), _RESAMPLES
+    )
     counts = drawn[:, group].astype(np.float64)
     layers = sorted(features_by_layer)
     found = [

@@ -239,7 +239,7 @@ def _range(size: int, params: CollectParams) -> tuple[int, int]:
 def _asked(
     model: HFModel, templates: Templates, question: Question, which: Pass, seed: int, *, chat: bool
 ) -> Asked:
-    prompt = templates.prompt(question, which, seed)
+    prompt = templates.prompt(question.question, question.options(seed), which)
     example = Example(f"{question.id}/{which.name}", text=prompt)
     return Asked(question, which, prompt, model.checked(model.encode(example, chat=chat)))
 

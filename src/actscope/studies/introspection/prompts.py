@@ -7,13 +7,13 @@ lines, and ``mcq.txt``, ``self_confidence.txt`` and ``other_confidence.txt`` are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from actscope.core.errors import SourceError
 from actscope.core.provenance import sha256_text
-from actscope.sources.mcq import Question
 from actscope.studies.introspection.passes import PASSES, Pass
 
 __all__ = ["GENERAL", "MARREN", "Templates", "load_templates"]
@@ -34,17 +34,14 @@ class Templates:
     name: str
     texts: dict[str, str]
 
-    def stem(self, question: Question, seed: int) -> str:
-        """What all passes begin with."""
+    def prompt(self, question: str, options: Mapping[str, str], which: Pass) -> str:
+        """The whole message of one pass: the stem, which all passes share, and the instruction."""
         lines = [
             _filled(self.texts["option"], letter=letter, answer=answer)
-            for letter, answer in question.options(seed).items()
+            for letter, answer in options.items()
         ]
-        return _filled(self.texts["stem"], options="\n".join(lines), question=question.question)
-
-    def prompt(self, question: Question, which: Pass, seed: int) -> str:
-        """The whole message of one pass."""
-        return f"{self.stem(question, seed)}\n{self.texts[which.name]}"
+        stem = _filled(self.texts["stem"], options="\n".join(lines), question=question)
+        return f"{stem}\n{self.texts[which.name]}"
 
     def hashes(self) -> dict[str, str]:
         """A digest of each text, for the record."""

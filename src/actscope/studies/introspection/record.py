@@ -123,11 +123,13 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _config(job: Job) -> Mapping[str, Any]:
     identity, params = job.model.identity, job.params
+    adapter = job.model.adapters.get(job.model.active_adapter or "")
     return {
         "format": FORMAT,
         "model_type": "finetuned" if identity.adapter else "base",
         "base_model": identity.name,
         "lora_checkpoint": identity.adapter,
+        "lora_source": adapter.source if adapter else None,
         "dataset_path": params.dataset,
         "num_questions": len(job.questions),
         "offset": params.offset,
