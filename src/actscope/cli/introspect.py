@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from actscope.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from actscope.backends.hf import HFModel
+    from actscope.studies.introspection.data import Collection
     from actscope.studies.introspection.params import CollectParams
+    from actscope.studies.introspection.passes import Pass
 
 __all__ = ["COMMAND"]
 
@@ -210,6 +213,144 @@ def _model(arguments: _Arguments) -> HFModel:
     )
     click.echo(describe(model), err=True)
     return model
+
+
+@introspect.command(
+    "inspect",
+    epilog="""\b
+Examples:
+  actscope introspect inspect --data-dir test_run_base/mcq --show-examples 3
+  actscope introspect inspect --data-dir full_run_base/mcq --compare-with full_run_finetuned/mcq
+""",
+)
+@click.option("--data-dir", type=_FOLDER, required=True, help="A collection, or one of its passes.")
+@click.option(
+    "--show-examples", type=click.IntRange(0), default=0, metavar="N", help="Rows to show."
+)
+@click.option("--compare-with", type=_FOLDER, help="Another collection of the same questions.")
+@click.option("--prompt-type", help="mcq, self or other, where --data-dir is the whole collection.")
+@click.option("--check-all-types", is_flag=True, help="All passes, one after the other.")
+@click.option("--figure/--no-figure", default=True, help="Save a picture in the collection.")
+def inspect_(
+    data_dir: Path,
+    show_examples: int,
+    compare_with: Path | None,
+    prompt_type: str | None,
+    check_all_types: bool,
+    figure: bool,
+) -> None:
+    """Show what was collected: counts, shapes, answers, confidence, and what is missing."""
+    from actscope.cli._console import console
+    from actscope.cli._introspect import print_examples, print_inspection
+    from actscope.studies.introspection.data import open_collection
+    from actscope.studies.introspection.figures import inspection_figure, save_png
+    from actscope.studies.introspection.inspection import examples_of, inspect_pass
+
+    collection, chosen = open_collection(data_dir)
+    out = console()
+    for name in _pass_names(collection, chosen, prompt_type, every=check_all_types):
+        collected = collection[name]
+        found = inspect_pass(collection, collected)
+        print_inspection(out, collection, found)
+        if show_examples:
+            print_examples(out, examples_of(collected, show_examples))
+        if figure and found.n:
+            entropies = collected.numbers("entropy").tolist()
+            path = collection.path / f"inspect_{found.folder}.png"
+            out.print(
+                f"picture: {save_png(inspection_figure(found, entropies), path)}", markup=False
+            )
+    if compare_with is not None:
+        _compare(collection, open_collection(compare_with)[0], figure=figure)
+
+
+def _pass_names(
+    collection: Collection, chosen: Pass | None, prompt_type: str | None, *, every: bool
+) -> list[str]:
+    """The passes to show: those named, else that of the folder, else the first."""
+    from actscope.studies.introspection.passes import passes_named
+
+    if every:
+        return list(collection.passes)
+    if prompt_type is not None:
+        return [which.name for which in passes_named(prompt_type)]
+    return [chosen.name if chosen else next(iter(collection.passes))]
+
+
+@introspect.command(
+    "compare",
+    epilog="Example: actscope introspect compare full_run_base full_run_finetuned",
+)
+@click.argument("one", type=_FOLDER)
+@click.argument("other", type=_FOLDER)
+@click.option("--figure/--no-figure", default=True, help="Save pictures in the first collection.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def compare(one: Path, other: Path, figure: bool, as_json: bool) -> None:
+    """Compare two collections question by question, with paired 95 % intervals."""
+    from actscope.studies.introspection.data import open_collection
+
+    _compare(open_collection(one)[0], open_collection(other)[0], figure=figure, as_json=as_json)
+
+
+def _compare(one: Collection, other: Collection, *, figure: bool, as_json: bool = False) -> None:
+    from actscope.cli._console import console
+    from actscope.cli._introspect import print_comparison
+    from actscope.studies.introspection.comparison import compare as run
+    from actscope.studies.introspection.figures import comparison_figures, save_png
+
+    found = run(one, other)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+        return
+    out = console()
+    print_comparison(out, found)
+    if figure:
+        for name, made in comparison_figures(found).items():
+            path = save_png(made, one.path / f"compare_{other.path.name}_{name}.png")
+            out.print(f"picture: {path}", markup=False)
+
+
+@introspect.command(
+    "analyze",
+    epilog="""\b
+Examples:
+  actscope introspect analyze --data-dir full_run_base
+  actscope introspect analyze --data-dir full_run_base --compare-with full_run_finetuned --out day5
+""",
+)
+@click.option("--data-dir", type=_FOLDER, required=True, help="A collection of all three passes.")
+@click.option("--compare-with", type=_FOLDER, help="Another collection of the same questions.")
+@click.option("--out", type=_FOLDER, help="Folder of the report; DATA-DIR/analysis by default.")
+@click.option("--shuffles", type=click.IntRange(1), default=200, show_default=True, help="Refits.")
+@click.option("--pairs", type=click.IntRange(1), default=100, show_default=True, help="To patch.")
+@click.option(
+    "--steered", type=click.IntRange(1), default=120, show_default=True, help="Questions."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:0, mps.")
+@click.option("--compute-dtype", default="auto", show_default=True, help="Of the model.")
+def analyze(data_dir: Path, compare_with: Path | None, out: Path | None, **options: Any) -> None:
+    """Probes, surface against internal, directions, self against other, patching: one report."""
+    from actscope.cli._console import console, error_console
+    from actscope.cli._introspect import Steps, print_analysed
+    from actscope.cli._models import describe, load
+    from actscope.studies.introspection.analyze import analyze as run
+    from actscope.studies.introspection.data import open_collection
+    from actscope.studies.introspection.params import AnalysisParams
+    from actscope.studies.introspection.replay import source_of_model
+
+    collection = open_collection(data_dir)[0]
+    other = open_collection(compare_with)[0] if compare_with is not None else None
+    device, dtype = options.pop("device"), options.pop("compute_dtype")
+    params = AnalysisParams(**options)
+    name, adapter = source_of_model(collection)
+    model = load(name, device=device, dtype=dtype, revision=None, adapter=adapter)
+    click.echo(describe(model), err=True)
+    with Steps(error_console()) as steps:
+        found = run(
+            collection, model, out or collection.path / "analysis", params, other=other, step=steps
+        )
+    print_analysed(console(), found)
 
 
 COMMAND = introspect

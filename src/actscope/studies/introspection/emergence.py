@@ -14,7 +14,7 @@ from actscope.analysis.ridge import RidgeCurve, ridge_curve
 from actscope.plots.report import Picture, Table
 from actscope.plots.series import Series, series_figure
 from actscope.studies.introspection.analysis_inputs import Inputs
-from actscope.studies.introspection.finding import Finding, first_above, rounded
+from actscope.studies.introspection.finding import Finding, above_from, rounded
 from actscope.studies.introspection.params import AnalysisParams
 
 __all__ = ["half_depth", "probe_emergence"]
@@ -82,7 +82,7 @@ def half_depth(layers: tuple[int, ...], values: npt.ArrayLike) -> float:
 
 
 def lag(first: RidgeCurve, second: RidgeCurve) -> Estimate:
-    """By how many blocks the second curve's half depth is behind the first's; over one redrawing."""
+    """By how many blocks the second curve's half depth lies behind the first's."""
     depths = [[half_depth(c.layers, draw) for draw in c.draws] for c in (first, second)]
     drawn = np.array(depths[1]) - np.array(depths[0])
     low, high = np.nanquantile(drawn, [0.025, 0.975]).tolist()
@@ -91,8 +91,8 @@ def lag(first: RidgeCurve, second: RidgeCurve) -> Estimate:
 
 
 def _emergence(curve: RidgeCurve | ProbeCurve) -> int | None:
-    """The first block above what the best block of a shuffle reaches one time in twenty."""
-    return first_above(curve.layers, _values(curve), curve.best_control_p95)
+    """The block from which on all are above what the best of a shuffle reaches 1 time in 20."""
+    return above_from(curve.layers, _values(curve), curve.best_control_p95)
 
 
 def _where(block: int | None) -> str:
@@ -211,5 +211,7 @@ def _table(curves: dict[str, Any], emerges: dict[str, int | None]) -> Table:
         "control#",
         "emerges#",
     ]
-    caption = "Best block of each probe. Emerges: the first block above the best-block control."
+    caption = (
+        "Best block of each probe. Emerges: the block from which on all are above that control."
+    )
     return Table(columns, rows, caption)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actscope.plots.report import Picture, Table
 
-__all__ = ["Finding", "first_above", "rounded"]
+__all__ = ["Finding", "above_from", "rounded"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,14 @@ def rounded(value: Any) -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
         return value
     number = float(value)
-    return None if number != number else round(number, 6)
+    return None if isnan(number) else round(number, 6)
 
 
-def first_above(layers: tuple[int, ...], values: list[float], bound: float) -> int | None:
-    """The first layer whose value is above a bound; None where no value is."""
-    return next((a for a, value in zip(layers, values, strict=True) if value > bound), None)
+def above_from(layers: tuple[int, ...], values: list[float], bound: float) -> int | None:
+    """The layer from which on every value is above a bound; None where the last one is not."""
+    found = None
+    for layer, value in zip(reversed(layers), reversed(values), strict=True):
+        if not value > bound:
+            break
+        found = layer
+    return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.protocols import GenerationParams
 from actscope.studies.introspection.passes import PASSES, Pass
 
-__all__ = ["ADAPTER", "DTYPES", "AnalysisParams", "CollectParams"]
+__all__ = ["ADAPTER", "DTYPES", "AnalysisParams", "CollectParams", "IntrospectionParams"]
 
 DTYPES = ("float16", "float32")
 ADAPTER = "demo-lora"
@@ -87,3 +87,30 @@ class AnalysisParams:
                 raise BadInputError(f"{name} must be at least 1", got=getattr(self, name))
         if self.folds < 2:
             raise BadInputError("cross-validation needs at least 2 folds", got=self.folds)
+
+
+@dataclass(frozen=True)
+class IntrospectionParams:
+    """The whole chain: a base model and its adapter asked, compared and analysed.
+
+    The defaults are a first look, done in about a minute.
+
+    Attributes:
+        out: Folder of ``base``, ``finetuned`` and ``analysis``.
+        model: A hub id, a folder, or ``demo``.
+        adapter: A LoRA adapter of it; None leaves the comparison out.
+        dataset: Questions.
+        num_questions: How many; None takes all.
+        offset: The first.
+        analysis: How the analyses are done.
+    """
+
+    out: Path = Path("introspection")
+    model: str = "demo"
+    adapter: str | None = ADAPTER
+    dataset: str = "demo:mcq/marren"
+    num_questions: int | None = 64
+    offset: int = 0
+    analysis: AnalysisParams = field(
+        default_factory=lambda: AnalysisParams(shuffles=20, pairs=20, steered=24)
+    )

@@ -1,8 +1,8 @@
 """Analysis 5: is confidence where we read it? Residuals of one question are put into another.
 
 Activation patching (Vig et al., 2020; Meng et al., 2022) at the answer position, one block at a
-time: between questions of high and low stated confidence, and, as the control, from a question drawn
-at random.
+time: between questions of high and low stated confidence, and, as the control, from a question
+drawn at random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from actscope.studies.introspection.params import AnalysisParams
 from actscope.studies.introspection.passes import MIDPOINTS
 from actscope.studies.introspection.replay import Replay, renamed
 
-__all__ = ["causal_patching"]
+__all__ = ["causal_patching", "pairs_of"]
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -69,12 +69,8 @@ def causal_patching(
     inputs: Inputs, replay: Replay, params: AnalysisParams, step: Callable[[str], None]
 ) -> Finding:
     """Patch between high and low confidence, block by block, with a random-question control."""
-    rng = np.random.default_rng([params.seed, 5])
-    high, low = high_and_low(inputs.own, np.arange(len(inputs)))
-    n = min(params.pairs, len(high))
-    high, low = rng.permutation(high)[:n], rng.permutation(low)[:n]
-    target, source = np.concatenate([low, high]), np.concatenate([high, low])
-    random = _others(rng, target, len(inputs))
+    target, source, random = pairs_of(inputs, params)
+    n = len(target) // 2
     replay.check(OWN, target.tolist())
     rows = replay.rows(OWN, target.tolist())
     ids = [f"pair{i}" for i in range(len(rows))]
@@ -115,6 +111,20 @@ def causal_patching(
             }
         ),
     )
+
+
+def pairs_of(inputs: Inputs, params: AnalysisParams) -> tuple[Int64, Int64, Int64]:
+    """Places of targets, of their sources, and of the control's sources.
+
+    The first half of the targets are questions of low confidence whose sources are of high
+    confidence; the second half are the same pairs the other way.
+    """
+    rng = np.random.default_rng([params.seed, 5])
+    high, low = high_and_low(inputs.own, np.arange(len(inputs)))
+    n = min(params.pairs, len(high))
+    high, low = rng.permutation(high)[:n], rng.permutation(low)[:n]
+    target = np.concatenate([low, high])
+    return target, np.concatenate([high, low]), _others(rng, target, len(inputs))
 
 
 def _others(rng: np.random.Generator, target: Int64, n: int) -> Int64:
@@ -182,16 +192,16 @@ def _paragraph(n: int, before: _Answers, found: Mapping[int, Patched]) -> str:
     best = max(found, key=lambda a: found[a].difference.value)
     one = found[best]
     return (
-        f"{n} pairs of a question from the third with the highest stated confidence (mean "
-        f"{before.sure[n:].mean():.1f} %) and one from the lowest ({before.sure[:n].mean():.1f} %). "
-        "The residual at the answer position of one is replaced by that of the other after a single "
-        f"block, both ways. After block {best} this covers {one.restored} of the distance between "
-        f"the two; a random question’s residual {one.control}; the difference is {one.difference}. "
-        f"High into low changes confidence by {one.raised} points, low into high by {one.lowered}. "
-        "The log odds of the letters E to H against A to D move by "
-        f"{one.contrast} towards the source, by {one.control_contrast} with the control. After the "
-        "last block the patch replaces what is unembedded, so all of the distance is covered there "
-        "by construction."
+        f"{n} pairs of a question from the third with the highest stated confidence "
+        f"(mean {before.sure[n:].mean():.1f} %) and one from the lowest "
+        f"({before.sure[:n].mean():.1f} %). The residual at the answer position of one is replaced "
+        "by that of the other after a single block, both ways. After block "
+        f"{best} this covers {one.restored} of the distance between the two; a random question’s "
+        f"residual {one.control}; the difference is {one.difference}. High into low changes "
+        f"confidence by {one.raised} points, low into high by {one.lowered}. The log odds of the "
+        f"letters E to H against A to D move by {one.contrast} towards the source, by "
+        f"{one.control_contrast} with the control. After the last block the patch replaces what is "
+        "unembedded, so all of the distance is covered there by construction."
     )
 
 

@@ -121,6 +121,15 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
+def _source(job: Job) -> str:
+    """What ``load_model`` takes to load the model again."""
+    name = job.model.identity.name
+    given = str(getattr(getattr(job.model.hf, "config", None), "_name_or_path", "") or name)
+    if name == "demo":
+        return name
+    return str(Path(given).absolute()) if Path(given).is_dir() else given
+
+
 def _config(job: Job) -> Mapping[str, Any]:
     identity, params = job.model.identity, job.params
     adapter = job.model.adapters.get(job.model.active_adapter or "")
@@ -128,6 +137,7 @@ def _config(job: Job) -> Mapping[str, Any]:
         "format": FORMAT,
         "model_type": "finetuned" if identity.adapter else "base",
         "base_model": identity.name,
+        "model_source": _source(job),
         "lora_checkpoint": identity.adapter,
         "lora_source": adapter.source if adapter else None,
         "dataset_path": params.dataset,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from actscope.backends.hf import HFModel
     from actscope.core.activations import ActivationBatch, TokenRow
 
-__all__ = ["Replay", "load_for", "renamed"]
+__all__ = ["Replay", "renamed", "source_of_model"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -33,18 +33,11 @@ _AGREE = 0.5
 """Percentage points by which a figure may differ from the stored one: batches round differently."""
 
 
-def load_for(collection: Collection, **options: Any) -> HFModel:
-    """The model that a collection was made with.
-
-    Raises:
-        ModelLoadError: it is not there any more.
-    """
-    from actscope.backends.hf import load_model
-
+def source_of_model(collection: Collection) -> tuple[str, str | None]:
+    """The name or folder that a collection's model was loaded from, and its adapter's."""
     config = collection.config
     bundled = str(config["lora_checkpoint"] or "").startswith(f"{ADAPTER}@")
-    adapter = ADAPTER if bundled else config["lora_source"]
-    return load_model(config["base_model"], adapter=adapter, **options)
+    return config["model_source"], ADAPTER if bundled else config["lora_source"]
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ def _title(found: Decoding, stated: Estimate, best: int) -> str:
     if found.gap.low > 0:
         return (
             f"Self and other confidence are told apart: each is read by its own probe after block "
-            f"{best} (r {found.own.value:.2f} and {found.others.value:.2f}), but not as well by the "
-            f"other’s ({found.own_by_others.value:+.2f} and {found.others_by_own.value:+.2f})"
+            f"{best} (r {found.own.value:.2f} and {found.others.value:.2f}), but not as well by "
+            f"the other’s ({found.own_by_others.value:+.2f} and {found.others_by_own.value:+.2f})"
         )
     return (
         f"Self and other confidence are not told apart after block {best}: each probe reads the "
