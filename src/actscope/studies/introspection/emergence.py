@@ -132,8 +132,9 @@ def _paragraph(
         verb = "lags behind" if found.low > 0 else "is ahead of" if found.high < 0 else ""
         said = verb or "neither lags behind nor leads"
         lines.append(
-            f"Read {name}, confidence {said} the answer's letters: its curve reaches half of its "
-            f"maximum {found.value:+.2f} blocks later ({found.low:+.2f} to {found.high:+.2f})."
+            f"Read {name}, confidence {said} the answer’s letters: its curve reaches half of its "
+            f"maximum {abs(found.value):.2f} blocks {'later' if found.value >= 0 else 'earlier'} "
+            f"(later by {found.low:+.2f} to {found.high:+.2f})."
         )
     return " ".join(lines)
 

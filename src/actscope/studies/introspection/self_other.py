@@ -72,7 +72,7 @@ def self_versus_other(
     best = max(inputs.layers, key=lambda a: decoding[a].own.value + decoding[a].others.value)
     return Finding(
         name="4_self_versus_other",
-        title=_title(decoding[best], stated, best),
+        title=_title(decoding, stated),
         paragraph=_paragraph(n, best, decoding[best], cosine, likeness, stated),
         pictures=_pictures(cosine, likeness, decoding),
         tables=(_table(cosine, likeness, decoding),),
@@ -145,17 +145,25 @@ def _correlation(x: Float64, y: Float64) -> float:
     return float(a @ b) / size if size > 0 else float("nan")
 
 
-def _title(found: Decoding, stated: Estimate, best: int) -> str:
-    if found.gap.low > 0:
+def _title(decoding: Mapping[int, Decoding], stated: Estimate) -> str:
+    apart = [layer for layer, found in decoding.items() if found.gap.low > 0]
+    if not apart:
         return (
-            f"Self and other confidence are told apart: each is read by its own probe after block "
-            f"{best} (r {found.own.value:.2f} and {found.others.value:.2f}), but not as well by "
-            f"the other’s ({found.own_by_others.value:+.2f} and {found.others_by_own.value:+.2f})"
+            "Self and other confidence are not told apart: each probe reads the other as well "
+            f"(the stated ones correlate with r {stated.value:.2f})"
         )
+    most = max(apart, key=lambda layer: decoding[layer].gap.value)
+    found = decoding[most]
+    where = "every block" if len(apart) == len(decoding) else f"blocks {_listed(apart)}"
     return (
-        f"Self and other confidence are not told apart after block {best}: each probe reads the "
-        f"other as well (the stated ones correlate with r {stated.value:.2f})"
+        f"Self and other confidence are told apart after {where}: most after block {most}, where "
+        f"their own probes read them with r {found.own.value:.2f} and {found.others.value:.2f}, "
+        f"each other’s with {found.own_by_others.value:.2f} and {found.others_by_own.value:.2f}"
     )
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers))
 
 
 def _paragraph(
