@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 RUNNABLE = [
     "README.md",
     "docs/tutorial.md",
+    "docs/tutorial-introspection.md",
     "docs/backends.md",
     "docs/studies.md",
     "docs/analysis.md",
@@ -104,3 +105,14 @@ def test_the_bundled_models_page_shows_the_committed_figures(
     text = (ROOT / "benchmarks/results/demo_model.json").read_text(encoding="utf-8")
     page = (ROOT / "docs/demo-model.md").read_text(encoding="utf-8")
     assert demo_model.markdown(json.loads(text)) in page
+
+
+def test_the_introspection_page_shows_the_committed_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import introspection
+
+    text = (ROOT / "benchmarks/results/introspection.json").read_text(encoding="utf-8")
+    page = (ROOT / "docs/introspection.md").read_text(encoding="utf-8")
+    assert introspection.markdown(json.loads(text)) in page
