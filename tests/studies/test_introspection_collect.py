@@ -17,6 +17,7 @@ from actscope.core.protocols import GenerationParams
 from actscope.sources.demo import demo_folder
 from actscope.sources.mcq import read_questions
 from actscope.studies.introspection.collect import collect, dry_run
+from actscope.studies.introspection.merging import merge
 from actscope.studies.introspection.params import CollectParams
 from actscope.studies.introspection.passes import PASSES, letter_tokens, passes_named
 
@@ -145,6 +146,41 @@ def test_runs_over_other_ranges_have_one_fingerprint_and_the_same_rows(model, tm
             np.load(tmp_path / n / folder / "activations_layer_03.npy") for n in ("all", "part")
         ]
         np.testing.assert_allclose(acts[0][4:, -1], acts[1][:, -1], atol=3e-4)
+
+
+def test_collections_of_neighbouring_ranges_merge(model, tmp_path):
+    """From question 257 on prompts are longer, so one part has to be padded anew."""
+    collect(model, CollectParams(tmp_path / "all", offset=251, num_questions=12))
+    lengths = set()
+    for name, offset, count in (("a", 251, 6), ("b", 257, 6)):
+        collect(model, CollectParams(tmp_path / name, offset=offset, num_questions=count))
+        lengths.add(json.loads((tmp_path / name / "run_config.json").read_text())["seq_len"]["mcq"])
+    assert len(lengths) == 2
+    merge([tmp_path / "b", tmp_path / "a"], tmp_path / "merged")
+    for which in PASSES:
+        ours, whole = (metadata(tmp_path / n, which.folder) for n in ("merged", "all"))
+        for a, b in zip(ours, whole, strict=True):
+            assert a["question_id"] == b["question_id"]
+            assert a["first_token_index"] == b["first_token_index"]
+            np.testing.assert_allclose(a["logits"], b["logits"], atol=2e-4)
+        for layer in (0, 5):
+            acts = [
+                np.load(tmp_path / n / which.folder / f"activations_layer_{layer:02d}.npy")
+                for n in ("merged", "all")
+            ]
+            assert acts[0].shape == acts[1].shape
+            np.testing.assert_allclose(
+                acts[0].astype(np.float32), acts[1].astype(np.float32), atol=0.02
+            )
+    with pytest.raises(BadInputError, match="do not follow"):
+        merge([tmp_path / "a", tmp_path / "a"], tmp_path / "no")
+    collect(model, CollectParams(tmp_path / "c", offset=263, num_questions=2, seed=3))
+    with pytest.raises(RunMismatchError, match="seed"):
+        merge([tmp_path / "a", tmp_path / "c"], tmp_path / "no")
+    with pytest.raises(BadInputError, match="not empty"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
+    with pytest.raises(BadInputError, match="at least two"):
+        merge([tmp_path / "a"], tmp_path / "no")
 
 
 @pytest.mark.parametrize("point", ["data.synced:2", "data.renamed:2", "data.half-written:3"])

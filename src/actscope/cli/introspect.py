@@ -255,10 +255,9 @@ def inspect_(
         if show_examples:
             print_examples(out, examples_of(collected, show_examples))
         if figure and found.n:
-            entropies = collected.numbers("entropy").tolist()
             path = collection.path / f"inspect_{found.folder}.png"
             out.print(
-                f"picture: {save_png(inspection_figure(found, entropies), path)}", markup=False
+                f"picture: {save_png(inspection_figure(found, collected), path)}", markup=False
             )
     if compare_with is not None:
         _compare(collection, open_collection(compare_with)[0], figure=figure)
@@ -351,6 +350,21 @@ def analyze(data_dir: Path, compare_with: Path | None, out: Path | None, **optio
             collection, model, out or collection.path / "analysis", params, other=other, step=steps
         )
     print_analysed(console(), found)
+
+
+@introspect.command(
+    "merge", epilog="Example: actscope introspect merge part1 part2 --output-dir all"
+)
+@click.argument("parts", nargs=-1, required=True, type=_FOLDER)
+@click.option("--output-dir", type=_FOLDER, required=True, help="A new folder.")
+def merge(parts: tuple[Path, ...], output_dir: Path) -> None:
+    """Put collections over neighbouring ranges (--offset, --num-questions) together."""
+    from actscope.cli._console import console, counted
+    from actscope.studies.introspection.merging import merge as run
+
+    found = run(parts, output_dir)
+    said = counted(int(found.config["num_questions"]), "question")
+    console().print(f"{output_dir}: {said} of {len(parts)} collections", markup=False)
 
 
 COMMAND = introspect

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "bars_figure"]
 
+_LETTERS_THAT_FIT = 44
+"""Of all names under a panel side by side."""
+
 
 @dataclass(frozen=True)
 class Bars:
@@ -58,6 +61,13 @@ def bars_figure(panels: Sequence[Bars], *, title: str = "") -> Figure:
         figure = new_figure(3.2 * max(len(panels), 2), 3.0)
         for place, panel in enumerate(panels, start=1):
             _draw(figure.add_subplot(1, len(panels), place), panel)
+        named = max(panels, key=lambda panel: len(panel.values))
+        if len(named.values) > 1:
+            axes = figure.axes[list(panels).index(named)]
+            handles, labels = axes.get_legend_handles_labels()
+            figure.legend(
+                handles, labels, loc="outside upper left", ncols=len(labels), handlelength=1.2
+            )
         if title:
             set_title(figure.axes[0], title)
     return figure
@@ -73,11 +83,13 @@ def _draw(axes: Axes, panel: Bars) -> None:
         if panel.low and panel.high and label in panel.low:
             axes.vlines(middle, panel.low[label], panel.high[label], color="black", linewidth=1.0)
     axes.axhline(0, color="black", linewidth=0.6)
-    long = max((len(name) for name in panel.names), default=0) > 4 and len(panel.names) > 4
+    turned = sum(len(name) + 2 for name in panel.names) > _LETTERS_THAT_FIT
     axes.set_xticks(
-        at, list(panel.names), rotation=60 if long else 0, ha="right" if long else "center"
+        at,
+        list(panel.names),
+        rotation=35 if turned else 0,
+        ha="right" if turned else "center",
+        rotation_mode="anchor" if turned else "default",
     )
     axes.set_ylabel(panel.ylabel)
     axes.set_xlabel(panel.xlabel)
-    if len(panel.values) > 1:
-        axes.legend(loc="best", handlelength=1.2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,9 @@ def collect(model: HFModel, params: CollectParams, progress: Progress | None = N
     for files in job.files().values():
         files.create()
     work = _Work(job, progress or Silent())
+    wanted = params.num_questions
+    if wanted is not None and wanted > len(job.questions):
+        work.progress.notice(f"{params.dataset} has {len(job.questions)} of {wanted} questions")
     work.run()
     return Collected(
         path=params.output_dir,
@@ -224,7 +227,7 @@ def forward_passes(
     session: CaptureSession,
     rows: Sequence[TokenRow],
     plan: UnitPlan,
-    advanced: Any,
+    advanced: Callable[[int, int], None],
     halved: list[int],
 ) -> ActivationBatch:
     """All prompts of a unit through the model, in the order given.

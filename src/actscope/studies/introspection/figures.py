@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from actscope.core.errors import OutputFolderError
 from actscope.plots.bars import Bars, bars_figure
@@ -16,26 +18,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from actscope.studies.introspection.comparison import Comparison
+    from actscope.studies.introspection.data import Collected
     from actscope.studies.introspection.inspection import Inspection
 
 __all__ = ["comparison_figures", "inspection_figure", "save_png"]
 
 
-def inspection_figure(found: Inspection, entropies: Sequence[float]) -> Figure:
-    """Letters, entropy and stated confidence of one pass."""
-    import numpy as np
-
+def inspection_figure(found: Inspection, collected: Collected) -> Figure:
+    """Letters, entropy and expected confidence of one pass."""
     shares = {"answered": [found.letters.get(x, 0.0) for x in _letters(found)]}
     if found.right_letters:
         shares["right"] = [found.right_letters[x] for x in _letters(found)]
     panels = [Bars(_letters(found), shares, "share of questions", "letter")]
-    counts, edges = np.histogram(entropies, bins=8, range=(0.0, found.most))
-    names = [f"{x:.1f}" for x in edges[:-1]]
-    panels.append(Bars(names, {"questions": counts.tolist()}, "questions", "entropy (nats), from"))
+    entropy = collected.numbers("entropy")
+    panels.append(_histogram(entropy, 8, found.most, "entropy (nats), from"))
     if found.confidence:
-        values = {"questions": [float(x) for x in found.confidence.values()]}
-        panels.append(Bars(list(found.confidence), values, "questions", "stated confidence (%)"))
+        stated = collected.numbers(collected.which.name)
+        panels.append(_histogram(stated, 10, 100.0, "expected confidence (%), from"))
     return bars_figure(panels)
+
+
+def _histogram(values: npt.NDArray[np.float64], bins: int, top: float, xlabel: str) -> Bars:
+    counts, edges = np.histogram(values, bins=bins, range=(0.0, top))
+    names = [f"{x:.0f}" if top >= 10 else f"{x:.1f}" for x in edges[:-1]]
+    return Bars(names, {"questions": counts.tolist()}, "questions", xlabel)
 
 
 def _letters(found: Inspection) -> list[str]:
