@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from actscope.studies.introspection.run import run_introspection
 
 MARKS = ("<!-- figures begin -->", "<!-- figures end -->")
 BATCHES: tuple[tuple[str, int | None], ...] = (("4", 4), ("8", 8), ("16", 16), ("default", None))
-MEASURED = 96
+MEASURED = 192
 NAMES = {
     "1_emergence": "Layer-wise probes",
     "2_surface_versus_internal": "Surface versus internal",
@@ -113,17 +112,24 @@ def measure_batches() -> dict[str, Any]:
     return found
 
 
+def resident(field: str) -> int:
+    """Memory of this process in kB, as Linux counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
 def one_batch(size: int) -> None:
     model = actscope.load_model("demo")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the largest memory counts from here on
     with tempfile.TemporaryDirectory() as folder:
         params = CollectParams(
-            Path(folder) / "run", num_questions=MEASURED, batch_size=size or None, unit_size=32
+            Path(folder) / "run", num_questions=MEASURED, batch_size=size or None, unit_size=64
         )
         used = time.process_time()
         done = collect(model, params)
         used = time.process_time() - used
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resident("VmHWM")
     print(
         json.dumps(
             {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actscope.analysis.resampling import bootstrap
+from actscope.analysis.resampling import Estimate, bootstrap
 from actscope.core.errors import BadInputError
 
 
@@ -15,6 +15,7 @@ def test_a_means_interval_is_the_normal_one():
     assert found.low == pytest.approx(found.value - half, abs=0.05)
     assert found.high == pytest.approx(found.value + half, abs=0.05)
     assert found.excludes_zero
+    assert str(Estimate(-0.0001, -1.5, 2.25, 9)) == "0.000 (-1.500 to 2.250)"
 
 
 def test_draws_without_a_figure_are_left_out_and_too_many_are_refused():

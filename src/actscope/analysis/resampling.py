@@ -39,7 +39,8 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        value, low, high = (round(x, 3) + 0.0 for x in (self.value, self.low, self.high))  # no -0
+        return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
     def to_json(self) -> dict[str, float]:
         """A dictionary for JSON, to six decimals."""
