@@ -109,8 +109,8 @@ class IntrospectionParams:
     model: str = "demo"
     adapter: str | None = ADAPTER
     dataset: str = "demo:mcq/marren"
-    num_questions: int | None = 64
+    num_questions: int | None = 48
     offset: int = 0
     analysis: AnalysisParams = field(
-        default_factory=lambda: AnalysisParams(shuffles=20, pairs=20, steered=24)
+        default_factory=lambda: AnalysisParams(shuffles=20, pairs=12, steered=12)
     )
