@@ -19,13 +19,13 @@ from actscope.studies.introspection.layer_files import LayerFiles
 from actscope.studies.introspection.passes import PASSES, Pass
 from actscope.studies.introspection.record import committed, read_config, unit_record
 
-__all__ = ["Collected", "Collection", "open_collection", "paired"]
+__all__ = ["Collection", "PassData", "open_collection", "paired"]
 
 Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Collected:
+class PassData:
     """One pass of a collection.
 
     Attributes:
@@ -73,7 +73,7 @@ class Collection:
 
     path: Path
     config: Mapping[str, Any]
-    passes: Mapping[str, Collected]
+    passes: Mapping[str, PassData]
     missing: int
 
     @property
@@ -86,7 +86,7 @@ class Collection:
         """Blocks whose output is stored."""
         return tuple(self.config["layers"])
 
-    def __getitem__(self, name: str) -> Collected:
+    def __getitem__(self, name: str) -> PassData:
         if name not in self.passes:
             raise BadInputError(
                 f"{self.path} has no pass {name}",
@@ -124,7 +124,7 @@ def open_collection(path: str | Path) -> tuple[Collection, Pass | None]:
     rows = _rows(folder, plan)
     named = {p for p in PASSES if p.word in config["which_questions"]}
     passes = {
-        p.name: Collected(p, rows.get(p.folder, []), _files(folder, config, p, plan))
+        p.name: PassData(p, rows.get(p.folder, []), _files(folder, config, p, plan))
         for p in PASSES
         if p in named
     }
@@ -165,7 +165,7 @@ def _load_rows(path: Path) -> list[Mapping[str, Any]]:
     return found
 
 
-def paired(one: Collected, other: Collected) -> tuple[list[int], list[int]]:
+def paired(one: PassData, other: PassData) -> tuple[list[int], list[int]]:
     """Places of the questions that both have, in the order of the first.
 
     Raises:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from actscope.studies.introspection.comparison import Comparison
-    from actscope.studies.introspection.data import Collected
+    from actscope.studies.introspection.data import PassData
     from actscope.studies.introspection.inspection import Inspection
 
 __all__ = ["comparison_figures", "inspection_figure", "save_png"]
 
 
-def inspection_figure(found: Inspection, collected: Collected) -> Figure:
+def inspection_figure(found: Inspection, collected: PassData) -> Figure:
     """Letters, entropy and expected confidence of one pass."""
     shares = {"answered": [found.letters.get(x, 0.0) for x in _letters(found)]}
     if found.right_letters:

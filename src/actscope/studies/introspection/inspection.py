@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from actscope.analysis.resampling import Estimate, bootstrap
-from actscope.studies.introspection.data import Collected, Collection
+from actscope.studies.introspection.data import Collection, PassData
 from actscope.studies.introspection.passes import CONFIDENCE_BINS
 
 __all__ = ["Inspection", "LayerState", "examples_of", "inspect_pass"]
@@ -98,7 +98,7 @@ class Inspection:
         return found
 
 
-def inspect_pass(collection: Collection, collected: Collected) -> Inspection:
+def inspect_pass(collection: Collection, collected: PassData) -> Inspection:
     """Read every row and every byte of one pass."""
     rows, which = collected.rows, collected.which
     n = len(rows)
@@ -132,13 +132,13 @@ def inspect_pass(collection: Collection, collected: Collected) -> Inspection:
     )
 
 
-def _histogram(collected: Collected) -> dict[str, int]:
+def _histogram(collected: PassData) -> dict[str, int]:
     """Questions by the bin of their most probable letter."""
     found = Counter(int(np.argmax(row["probs"])) for row in collected.rows)
     return {name: found.get(i, 0) for i, name in enumerate(CONFIDENCE_BINS)}
 
 
-def _state(collected: Collected, layer: int) -> LayerState:
+def _state(collected: PassData, layer: int) -> LayerState:
     mapped = collected.files.read(layer)
     n = len(collected)
     bad = empty = 0
@@ -151,7 +151,7 @@ def _state(collected: Collected, layer: int) -> LayerState:
     return LayerState(layer, mapped.shape, str(mapped.dtype), bad, empty, norm)
 
 
-def examples_of(collected: Collected, count: int) -> list[dict[str, Any]]:
+def examples_of(collected: PassData, count: int) -> list[dict[str, Any]]:
     """The first rows with what a reader wants to see of them."""
     shown: list[dict[str, Any]] = []
     for row in collected.rows[:count]:

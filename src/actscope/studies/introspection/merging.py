@@ -14,7 +14,7 @@ from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
 from actscope.core.errors import BadInputError, OutputFolderError, RunMismatchError
 from actscope.core.spec import UnitPlan, spec_differences, unit_id
 from actscope.stores._io import disk_errors, make_folder, put_if_absent
-from actscope.studies.introspection.data import Collected, Collection, open_collection
+from actscope.studies.introspection.data import Collection, PassData, open_collection
 from actscope.studies.introspection.layer_files import LayerFiles
 from actscope.studies.introspection.record import CONFIG, UNITS, write_json
 
@@ -129,7 +129,7 @@ def _copy(parts: Sequence[Collection], name: str, layer: int, target: LayerFiles
             place += len(block)
 
 
-def _moved(collected: Collected, seq: int) -> list[dict[str, Any]]:
+def _moved(collected: PassData, seq: int) -> list[dict[str, Any]]:
     """Rows whose indices count in rows of another length."""
     shift = seq - collected.files.shape[1]
     fields = ("answer_token_index", "confidence_token_index", "first_token_index")
