@@ -123,3 +123,25 @@ def test_an_adapter_that_is_not_there_says_where_was_looked(tmp_path, monkeypatc
     said = found.stderr.replace("\n", " ")
     for place in ("the folder", "local_checkpoints/ckpt_step_1280", "the hub"):
         assert place in said
+
+
+def test_ctrl_c_keeps_finished_units_and_says_how_to_go_on(actscope_process, tmp_path):
+    command = (
+        "introspect",
+        "collect",
+        "--num-questions",
+        12,
+        "--unit-size",
+        3,
+        "--output-dir",
+        "r",
+    )
+    stopped = actscope_process(*command, ACTSCOPE_FAIL_AT="data.renamed:2:SIGINT")
+    assert stopped.returncode == 130, stopped.stderr
+    assert "stopped: 6 of 12 examples are safe in r" in stopped.stderr.replace("\n", " ")
+    assert len(json.loads((tmp_path / "r" / "mcq" / "metadata.json").read_text())) == 6
+    partial = run("inspect", "--data-dir", tmp_path / "r", "--no-figure")
+    assert "6 questions of the range are not on the disk yet" in partial.stderr
+    again = actscope_process(*command)
+    assert again.returncode == 0 and re.search(r"on disk before\s+6", again.stdout), again.stderr
+    assert len(json.loads((tmp_path / "r" / "other_conf" / "metadata.json").read_text())) == 12
