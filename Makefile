@@ -4,7 +4,7 @@
 #   PYTHON       which Python makes .venv
 #   TORCH_INDEX  where torch comes from, instead of pip's own index; the index of CPU builds saves
 #                gigabytes on a machine without a GPU
-#   OUT          where the demo keeps its runs, instead of demo-run
+#   OUT          where a demo keeps its runs, instead of demo-run or introspect-run
 #   ARGS         options of the benchmark, such as ARGS=--quick
 
 PYTHON ?= python3
@@ -13,6 +13,7 @@ OUT ?=
 ARGS ?=
 
 BIN := .venv/bin
+INTROSPECT := $(or $(OUT),introspect-run)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 INPUTS := pyproject.toml constraints.txt
@@ -22,13 +23,13 @@ DEV_STAMP := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-faults bench-capture check coverage format clean
+.PHONY: help setup demo demo-introspect test test-slow test-faults bench-capture check coverage format clean
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=URL] [OUT=FOLDER]"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
+		while IFS='|' read -r name what; do printf '  %-16s %s\n' "$$name" "$$what"; done
 	@echo
 	@echo "Without a GPU, TORCH_INDEX=URL takes torch from an index of CPU builds (see README.md)."
 
@@ -36,6 +37,14 @@ setup: $(DEV_STAMP)  ## make .venv with everything the tests and checks use
 
 demo: $(RUN_STAMP)  ## capture, verify and report on the bundled model, offline; again: resume
 	$(BIN)/actscope demo $(if $(OUT),--out $(OUT))
+
+demo-introspect: $(RUN_STAMP)  ## questions, stated confidence and five analyses on the bundled model, offline
+	$(BIN)/actscope introspect collect --output-dir $(INTROSPECT)/base
+	$(BIN)/actscope introspect collect --model-type finetuned --output-dir $(INTROSPECT)/finetuned
+	$(BIN)/actscope introspect inspect --data-dir $(INTROSPECT)/base --check-all-types \
+		--compare-with $(INTROSPECT)/finetuned
+	$(BIN)/actscope introspect analyze --data-dir $(INTROSPECT)/base \
+		--compare-with $(INTROSPECT)/finetuned --out $(INTROSPECT)/analysis
 
 test: $(DEV_STAMP)  ## run the test suite without its slow tests and most of its faults
 	$(BIN)/python -m pytest -n 2 -m "not slow and not faults"
@@ -64,7 +73,7 @@ format: $(DEV_STAMP)  ## format the code and fix what the linter can
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove caches, builds and the demo's output; .venv stays
-	rm -rf demo-run demo-report.html build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo-run demo-report.html introspect-run build dist .pytest_cache .ruff_cache .hypothesis
 	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone: a later package must find it there and pull no other build.

@@ -29,6 +29,7 @@ HOMES: dict[str, set[str]] = {
     "peft": {"backends"},
     "torchao": {"backends"},
     "httpx2": {"backends"},
+    "huggingface_hub": {"sources"},
     "h5py": {"stores", "formats"},
     "safetensors": set(),
     "pyarrow": {"sources", "formats"},

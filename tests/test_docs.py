@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 RUNNABLE = [
     "README.md",
     "docs/tutorial.md",
+    "docs/tutorial-introspection.md",
     "docs/backends.md",
     "docs/trackers.md",
     "docs/studies.md",
@@ -132,3 +133,14 @@ def test_the_performance_page_shows_the_committed_figures(monkeypatch: pytest.Mo
         if "most" in row:
             met = all(row["ratio"][clock] <= most for clock, most in row["most"].items())
             assert row["met"] == met, row
+
+
+def test_the_introspection_page_shows_the_committed_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import introspection
+
+    text = (ROOT / "benchmarks/results/introspection.json").read_text(encoding="utf-8")
+    page = (ROOT / "docs/introspection.md").read_text(encoding="utf-8")
+    assert introspection.markdown(json.loads(text)) in page

@@ -1,4 +1,7 @@
-"""Multiple-choice questions: one JSON object a line, the right answer and three wrong ones."""
+"""Multiple-choice questions: a right answer and three wrong ones.
+
+Rows are our own, or as MMLU and TriviaQA write them; see ``_question_rows``.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from typing import Any, cast
 
 from actscope.core.errors import BadInputError, SourceError
 from actscope.core.text import Example
-from actscope.sources._files import existing_file, parse_json, read_text
 from actscope.sources._memory import InMemory
+from actscope.sources._question_rows import QUESTION_SHAPES, rows_of
 
 __all__ = ["LETTERS", "SOURCE", "MCQSource", "Question", "option_order", "read_questions"]
 
 LETTERS = "ABCD"
 INSTRUCTION = "Answer with one letter."
-_SHAPE = '{"id": "...", "question": "...", "correct": "...", "distractors": ["...", "...", "..."]}'
+_SHAPE = QUESTION_SHAPES[0]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class MCQSource(InMemory):
     other fields.
 
     Args:
-        path: A JSONL file of rows ``{id, question, correct, distractors: [three]}``.
+        path: A file of questions, see ``read_questions``.
         seed: Decides the order of the options, together with each question's id.
         instruction: Last line of the prompt.
 
@@ -86,32 +89,35 @@ class MCQSource(InMemory):
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """The questions of a file, in order.
+    """The questions of a file or of a dataset on the hub, in order.
+
+    A row is ``{id, question, correct, distractors: [three]}``; or MMLU's ``{question, choices:
+    [four], answer}`` with the answer's place or letter; or ``{question, answer, distractors}`` with
+    at least three distractors, of which the question's id picks three. A row without an id is
+    called by its place.
+
+    Args:
+        path: A file ``.jsonl``, ``.json`` (a list) or ``.parquet``; or ``hf:OWNER/NAME``,
+            ``hf:OWNER/NAME:CONFIG:SPLIT``.
 
     Raises:
         SourceError: there is no such file, or a row is not a question: a field is missing or empty,
-            there are not three distractors, or one of them repeats another answer.
+            there are fewer than three distractors, or one of them repeats another answer.
     """
-    file = existing_file(path)
-    lines = enumerate(read_text(file).split("\n"), start=1)
-    found = [_question(line, f"{file}, line {number}") for number, line in lines if line.strip()]
+    found = [_question(row, where) for where, row in rows_of(path)]
     rows: dict[str, int] = {}
     for row, question in enumerate(found):
         first = rows.setdefault(question.id, row)
         if first != row:
             raise SourceError(
-                f"{file}: rows {first} and {row} have the same id",
+                f"{path}: rows {first} and {row} have the same id",
                 got=question.id,
                 next_step="make the ids unique",
             )
     return found
 
 
-def _question(line: str, where: str) -> Question:
-    value: Any = parse_json(line, where)
-    if not isinstance(value, Mapping):
-        raise SourceError(f"{where} is not an object", got=f"{value!r:.60}", expected=_SHAPE)
-    row = dict(cast("Mapping[str, Any]", value))
+def _question(row: dict[str, Any], where: str) -> Question:
     made = [name for name in ("options", "correct_answer_letter") if name in row]
     if made:
         raise SourceError(

@@ -46,5 +46,6 @@ class StudyContract:
 
 def _captured(folder: Path) -> dict[Path, tuple[int, int]]:
     """Every file of every run: its size and the moment it was written."""
-    files = (path for run in folder.rglob("run.json") for path in run.parent.rglob("*"))
+    runs = (run for name in ("run.json", "run_config.json") for run in folder.rglob(name))
+    files = (path for run in runs for path in run.parent.rglob("*"))
     return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.is_file()}

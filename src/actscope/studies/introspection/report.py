@@ -1,0 +1,140 @@
+"""The analyses of a collection on one page, with a JSON file and figures for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actscope.core.errors import OutputFolderError
+from actscope.plots.report import Picture, Report, Section, Table, write_report
+from actscope.studies.introspection.figures import comparison_figures, save_png
+from actscope.studies.introspection.finding import Finding
+
+if TYPE_CHECKING:
+    from actscope.studies.introspection.comparison import Comparison
+    from actscope.studies.introspection.data import Collection
+
+__all__ = ["comparison_section", "write_findings", "write_page"]
+
+
+def write_findings(findings: Sequence[Finding], folder: Path) -> list[Path]:
+    """A JSON file and PNG figures of each analysis.
+
+    Raises:
+        OutputFolderError: they cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for finding in findings:
+            said = {"title": finding.title, "paragraph": finding.paragraph}
+            text = json.dumps({**said, **finding.numbers}, indent=1, ensure_ascii=False) + "\n"
+            path = folder / f"{finding.name}.json"
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+    except OSError as error:
+        raise OutputFolderError(f"{folder} cannot be written", got=error.strerror) from error
+    for finding in findings:
+        for place, picture in enumerate(finding.pictures):
+            name = f"{finding.name}_{'abcdefgh'[place]}.png"
+            written.append(save_png(picture.figure, folder / name))
+    return written
+
+
+def write_page(
+    collection: Collection,
+    findings: Sequence[Finding],
+    path: Path,
+    comparison: Comparison | None = None,
+) -> Path:
+    """The report.
+
+    Raises:
+        OutputFolderError: it cannot be written.
+    """
+    sections = [comparison_section(comparison)] if comparison is not None else []
+    sections += [
+        Section(f.title, f.pictures, f.paragraph, f.tables) for f in findings
+    ]  # fmt: skip
+    config = collection.config
+    report = Report(
+        title=f"What stands behind the stated confidence of “{collection.name}”",
+        lead=(
+            f"{config['num_questions']} questions of {config['dataset_path']}, each asked three "
+            "ways: for its answer, for the model’s own confidence, and for others’ confidence. "
+            "Letters are read from the logits; activations are the residual stream after every "
+            "block at the answer position. Intervals hold 95 % and come from redrawing questions."
+        ),
+        facts=_facts(collection),
+        sections=sections,
+        provenance=_provenance(collection),
+    )
+    return write_report(report, path)
+
+
+def comparison_section(found: Comparison) -> Section:
+    """Two collections side by side."""
+    one, other = found.names
+    rows = [(m.name, str(m.one), str(m.other), str(m.difference)) for m in found.measures]
+    caption = f"n = {found.n} questions in both; the difference is paired by question."
+    pictures = [Picture(fig, f"{name} of {one} and {other}.", name.capitalize())
+                for name, fig in comparison_figures(found).items()]  # fmt: skip
+    table = Table(["figure", one, other, f"{other} minus {one}"], rows, caption)
+    return Section(_compared(found), pictures, _likeness(found), [table])
+
+
+def _compared(found: Comparison) -> str:
+    by_name = {m.name: m for m in found.measures}
+    if "ECE" not in by_name:
+        return f"{found.names[0]} and {found.names[1]} on {found.n} questions"
+    ece = by_name["ECE"]
+    way = "lower" if ece.difference.high < 0 else "higher" if ece.difference.low > 0 else "no other"
+    return (
+        f"{found.names[1]} has {way} calibration error than {found.names[0]}: "
+        f"{ece.other.value:.3f} against {ece.one.value:.3f}"
+    )
+
+
+def _likeness(found: Comparison) -> str:
+    parts = [
+        f"{one.folder}: cosine {min(one.cosine):.3f} to {max(one.cosine):.3f}, debiased CKA "
+        f"{min(one.cka):.3f} to {max(one.cka):.3f} over blocks"
+        for one in found.likeness
+    ]
+    return "Activations of the two models at the answer position, " + "; ".join(parts) + "."
+
+
+def _facts(collection: Collection) -> list[tuple[str, object]]:
+    mcq = collection["mcq"]
+    return [
+        ("questions", f"{len(mcq):,}"),
+        ("right answers", f"{mcq.numbers('is_correct').mean():.1%}"),
+        (
+            "mean self-confidence",
+            f"{collection['self_confidence'].numbers('self_confidence').mean():.0f} %",
+        ),
+        (
+            "mean other-confidence",
+            f"{collection['other_confidence'].numbers('other_confidence').mean():.0f} %",
+        ),
+        ("blocks", len(collection.layers)),
+    ]
+
+
+def _provenance(collection: Collection) -> list[tuple[str, object]]:
+    config = collection.config
+    model = config["spec"]["model"]
+    return [
+        ("model", f"{model['name']} ({model['model_type']}, {model['dtype']})"),
+        ("revision", model["revision"]),
+        ("adapter", model["adapter"] or "none"),
+        ("tokenizer", model["tokenizer"]),
+        ("questions", config["spec"]["questions"]),
+        ("templates", ", ".join(f"{k} {v}" for k, v in config["spec"]["templates"].items())),
+        ("spec", config["fingerprint"]),
+        ("versions", ", ".join(f"{k} {v}" for k, v in config["environment"].items())),
+        ("collected", config["created"]),
+        ("made with", "actscope introspect analyze"),
+    ]

@@ -1,0 +1,147 @@
+"""``actscope introspect``: the seed document's commands, kebab-case and underscores."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+ASK = ("--num_questions", 44)
+
+
+def run(*arguments):
+    from actscope.cli.main import main
+
+    return CliRunner().invoke(main, ["introspect", *(str(a) for a in arguments)])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli")
+    base = run("collect", "--model_type", "base", *ASK, "--output_dir", out / "base")
+    assert base.exit_code == 0, base.stderr
+    assert re.search(r"collected now\s+44", base.stdout)
+    tuned = run(
+        "collect", "--model-type", "finetuned", "--lora_checkpoint", "demo-lora", *ASK,
+        "--output-dir", out / "tuned", "--batch_size", 8,
+    )  # fmt: skip
+    assert tuned.exit_code == 0, tuned.stderr
+    assert "with the adapter demo-lora@" in tuned.stderr
+    return out
+
+
+def test_a_second_collect_resumes_and_a_dry_run_writes_nothing(folders, tmp_path):
+    again = run("collect", *ASK, "--output-dir", folders / "base")
+    assert re.search(r"on disk before\s+44", again.stdout), again.stderr
+    dry = run("collect", *ASK, "--output-dir", tmp_path / "no", "--dry-run")
+    assert dry.exit_code == 0 and not (tmp_path / "no").exists()
+    assert "tokens shared by the passes" in dry.stdout and "other_conf" in dry.stdout
+    changed = run("collect", *ASK, "--output-dir", folders / "base", "--dtype", "float32")
+    assert changed.exit_code == 2
+    assert "dtype: stored 'float16', asked for 'float32'" in changed.stderr
+
+
+def test_inspect_shows_counts_shapes_answers_and_a_picture(folders):
+    found = run("inspect", "--data_dir", folders / "base" / "mcq", "--show_examples", 2)
+    assert found.exit_code == 0, found.stderr
+    config = json.loads((folders / "base" / "run_config.json").read_text())
+    shape = f"44x{config['seq_len']['mcq']}x{config['d_model']}"
+    assert found.stdout.count(shape) == 6
+    rows = json.loads((folders / "base" / "mcq" / "metadata.json").read_text())
+    accuracy = np.mean([row["is_correct"] for row in rows])
+    assert re.search(rf"accuracy\s+{accuracy:.3f} \(", found.stdout)
+    assert rows[1]["question_text"] in found.stdout and "Example 2" in found.stdout
+    picture = folders / "base" / "inspect_mcq.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    every = run("inspect", "--data_dir", folders / "base", "--check_all_types", "--no-figure")
+    assert every.stdout.count("Letters") == 3 and "Stated confidence" in every.stdout
+    one = run("inspect", "--data-dir", folders / "base", "--prompt-type", "other", "--no-figure")
+    assert "other_conf" in one.stdout and one.stdout.count("Letters") == 1
+
+
+def test_comparisons_by_either_verb_say_the_same(folders):
+    by_inspect = run(
+        "inspect", "--data_dir", folders / "base" / "mcq", "--compare_with",
+        folders / "tuned" / "mcq", "--no-figure",
+    )  # fmt: skip
+    assert by_inspect.exit_code == 0, by_inspect.stderr
+    assert "44 questions in both" in by_inspect.stdout
+    found = json.loads(run("compare", folders / "base", folders / "tuned", "--json").stdout)
+    for name in ("accuracy", "entropy (nats)", "logit margin", "self-confidence (%)",
+                 "other-confidence (%)", "ECE", "Brier score"):  # fmt: skip
+        assert name in by_inspect.stdout
+        difference = found["measures"][name]["difference"]
+        assert difference["low"] <= difference["value"] <= difference["high"]
+    assert found["measures"]["self-confidence (%)"]["difference"]["high"] < 0
+    pictures = run("compare", folders / "base", folders / "tuned")
+    assert len(re.findall(r"picture: ", pictures.stdout)) == 2
+
+
+def test_analyze_writes_one_report_with_five_findings(folders):
+    done = run(
+        "analyze", "--data-dir", folders / "base", "--compare-with", folders / "tuned",
+        "--shuffles", 4, "--pairs", 4, "--steered", 4,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    page = (folders / "base" / "analysis" / "report.html").read_text()
+    assert page.count("<section") >= 6 and "<script" not in page
+    for name in ("1_emergence", "2_surface_versus_internal", "3_confidence_directions",
+                 "4_self_versus_other", "5_causal_patching"):  # fmt: skip
+        found = json.loads((folders / "base" / "analysis" / f"{name}.json").read_text())
+        assert found["title"] in done.stdout.replace("\n", " ") or len(found["title"]) > 60
+        assert re.search(r"\d\.\d", found["paragraph"])
+        assert (folders / "base" / "analysis" / f"{name}_a.png").is_file()
+
+
+def test_what_cannot_be_done_says_so(folders, tmp_path):
+    for arguments, said in (
+        (("collect", *ASK), "no output folder"),
+        (("collect", *ASK, "--output-dir", tmp_path / "x", "--lora-checkpoint", "demo-lora"),
+         "has no effect on the base model"),
+        (("collect", "--output-dir", tmp_path / "x", "--which-questions", "mcq,selves"),
+         "unknown pass 'selves'"),
+        (("collect", "--output-dir", tmp_path / "x", "--layers", "0,x"), "layers are all"),
+        (("collect", "--output-dir", tmp_path / "x", "--layers", "9"), "out of range"),
+        (("inspect", "--data-dir", tmp_path), "is no collection"),
+        (("compare", folders / "base", tmp_path), "is no collection"),
+    ):  # fmt: skip
+        found = run(*arguments)
+        assert found.exit_code == 2, found.output
+        assert said in found.stderr.replace("\n", " "), found.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_adapter_that_is_not_there_says_where_was_looked(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    found = run(
+        "collect", "--model-type", "finetuned", "--lora-checkpoint", "ckpt_step_1280",
+        "--output-dir", tmp_path / "x",
+    )  # fmt: skip
+    assert found.exit_code == 2
+    said = found.stderr.replace("\n", " ")
+    for place in ("the folder", "local_checkpoints/ckpt_step_1280", "the hub"):
+        assert place in said
+
+
+def test_ctrl_c_keeps_finished_units_and_says_how_to_go_on(actscope_process, tmp_path):
+    command = (
+        "introspect",
+        "collect",
+        "--num-questions",
+        12,
+        "--unit-size",
+        3,
+        "--output-dir",
+        "r",
+    )
+    stopped = actscope_process(*command, ACTSCOPE_FAIL_AT="data.renamed:2:SIGINT")
+    assert stopped.returncode == 130, stopped.stderr
+    assert "stopped: 6 of 12 examples are safe in r" in stopped.stderr.replace("\n", " ")
+    assert len(json.loads((tmp_path / "r" / "mcq" / "metadata.json").read_text())) == 6
+    partial = run("inspect", "--data-dir", tmp_path / "r", "--no-figure")
+    assert "6 questions of the range are not on the disk yet" in partial.stderr
+    again = actscope_process(*command)
+    assert again.returncode == 0 and re.search(r"on disk before\s+6", again.stdout), again.stderr
+    assert len(json.loads((tmp_path / "r" / "other_conf" / "metadata.json").read_text())) == 12
