@@ -21,13 +21,11 @@ from actscope.core.activations import ActivationBatch
 from actscope.core.errors import (
     BadInputError,
     DamagedRunError,
-    DuplicateUnitError,
     OutputFolderError,
-    RunMismatchError,
 )
 from actscope.core.provenance import environment, sha256_json
 from actscope.core.registry import Registry
-from actscope.core.spec import UnitPlan, spec_differences
+from actscope.core.spec import UnitPlan
 from actscope.stores._formats import FileSums, UnitFormat, checksum, sums_after_writing
 from actscope.stores._io import (
     TEMP_PREFIX,
@@ -37,6 +35,7 @@ from actscope.stores._io import (
     put_if_absent,
     sync_folder,
 )
+from actscope.stores._mismatch import refuse_another, refuse_other_content
 from actscope.stores._records import (
     COMMITS,
     RUN_FILE,
@@ -109,7 +108,7 @@ class FolderStorage:
         asked = _new_record(self.unit_format.name, spec, plan)
         with disk_errors(f"opening run {run_id!r}", path):
             record = _create_or_read(path, asked)
-            _refuse_another(path, record, asked)
+            refuse_another(path, record, asked)
             for folder in (COMMITS, self.unit_format.folder):
                 make_folder(path / folder)
         return self._writer(path, record, stored_as)
@@ -187,7 +186,7 @@ class FolderRunWriter:
         with disk_errors(f"writing unit {batch_id!r}", self.path):
             if (self.path / COMMITS / name).exists():
                 sums = {k: checksum(v) for k, v in unit.tensors.items()}
-                _refuse_other_content(self.path, name, _with_sums(commit, sums))
+                refuse_other_content(self.path, name, _with_sums(commit, sums))
                 sync_folder(self.path / COMMITS)
                 return
             self._place(unit)
@@ -214,7 +213,7 @@ class FolderRunWriter:
         name = encode_unit(commit.unit) + ".json"
         with disk_errors(f"copying unit {commit.unit!r}", self.path):
             if (self.path / COMMITS / name).exists():
-                _refuse_other_content(self.path, name, commit)
+                refuse_other_content(self.path, name, commit)
                 return
             sums = {k: entry.xxh3 for k, entry in commit.tensors.items()}
             self._publish(commit, lambda file, _: FileSums(_copied(data, file, commit.xxh3), sums))
@@ -308,7 +307,7 @@ class FolderRunWriter:
         if winner.path != commit.path:
             with contextlib.suppress(OSError):
                 data.unlink()
-        _refuse_other_content(self.path, f"{stem}.json", commit)
+        refuse_other_content(self.path, f"{stem}.json", commit)
 
 
 def committed_files(folder: Path) -> dict[str, str]:
@@ -384,48 +383,6 @@ def _refuse_foreign_folder(path: Path) -> None:
         expected="an empty folder, a run, or nothing yet",
         next_step="choose another output folder",
     )
-
-
-def _refuse_another(path: Path, stored: RunRecord, asked: RunRecord) -> None:
-    if stored.store != asked.store:
-        raise OutputFolderError(
-            f"{path} holds a run of another store",
-            got=stored.store,
-            expected=asked.store,
-            next_step="choose another output folder, or open it with its own store",
-        )
-    if (stored.spec is None) != (asked.spec is None):
-        row = ("spec", stored.spec and "a spec", asked.spec and "a spec")
-        raise RunMismatchError(str(path), [row])
-    differences = spec_differences(stored.spec or {}, asked.spec or {})
-    if differences:
-        raise RunMismatchError(str(path), differences)
-    if asked.plan is None or asked.plan == stored.plan:
-        return
-    theirs = {} if stored.plan is None else stored.plan.to_json()
-    raise RunMismatchError(
-        str(path),
-        spec_differences(theirs, asked.plan.to_json(), "plan."),
-        next_step="leave the plan out to go on with the stored one, or choose another folder",
-    )
-
-
-def _refuse_other_content(folder: Path, name: str, commit: CommitRecord) -> None:
-    stored = load_commit(folder, name)
-    if stored.same_content(commit):
-        return
-    keys = sorted({*stored.tensors, *commit.tensors})
-    differ = [k for k in keys if not _same_tensor(stored, commit, k)]
-    raise DuplicateUnitError(
-        f"unit {commit.unit!r} of {folder} is committed with other content",
-        got=f"other values in {', '.join(differ[:5])}" + (" ..." if len(differ) > 5 else ""),
-        next_step="the committed unit stays; write to another run if the new content is wanted",
-    )
-
-
-def _same_tensor(a: CommitRecord, b: CommitRecord, name: str) -> bool:
-    one, two = a.tensors.get(name), b.tensors.get(name)
-    return one is not None and two is not None and one.same_bytes(two)
 
 
 def _seconds(timings: Mapping[str, Any]) -> dict[str, float]:

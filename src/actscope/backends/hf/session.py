@@ -166,15 +166,13 @@ class HFSession:
             return self._pass(batch, transfer)
 
     def run_anyway(self, batch: Batch) -> ActivationBatch:
-        """One forward pass, whatever padding does to the rows: for the check that finds out."""
+        """One pass, whatever padding does to the rows: for the check that finds out."""
         return self._pass(batch, None)()
 
     def _pass(self, batch: Batch, transfer: Transfer | None) -> Started:
         spans, failures = cut(batch, self._selection)
         keep = [i for i, positions in enumerate(spans) if positions is not None]
-        arrive = self._nothing
-        if keep:
-            arrive = self._forward(batch, spans, keep, transfer)
+        arrive = self._forward(batch, spans, keep, transfer) if keep else self._nothing
         done = self._model.interventions.describe()
 
         def finish() -> ActivationBatch:
