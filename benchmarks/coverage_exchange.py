@@ -314,7 +314,8 @@ class Moved:
 def alone(module: nn.Module, given: Tensor) -> Tensor | None:
     """What a module that takes one tensor returns."""
     try:
-        made = module(given)
+        with torch.no_grad():
+            made = module(given)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return None
     return made if isinstance(made, Tensor) else None
