@@ -188,14 +188,21 @@ class Exchange:
             return changed
 
         after, left = self.with_input(reading, zero)
+        if 0 < float(part.abs().max()) <= Moved.between(self.left, left).noise:
+            return ""  # so little that rounding hides it
         if not float(part.abs().max()):  # dead neurons
             return "" if torch.equal(left, self.left) else "zeros instead of zeros change the block"
-        without = reading.returned.double() - part
+        without = alone(reading.module, zero(reading.received))
+        off = without.double() - (reading.returned.double() - part) if without is not None else None
+        size = max(float(reading.returned.abs().max()), float(part.abs().max()))
+        allowed = 16 * torch.finfo(reading.returned.dtype).eps * size
+        if without is None or off is None or float(off.abs().max()) > allowed:
+            return "its weight does not say what it returns without some of it"
         expected = [-part]
         for r in self.readings:  # a norm on what is added
             same = r.received is not None and r.received.shape == reading.returned.shape
             if same and torch.equal(r.received, reading.returned) and r.returned is not None:
-                made = alone(r.module, without.to(reading.returned.dtype))
+                made = alone(r.module, without)
                 if made is not None and made.shape == r.returned.shape:
                     expected.append(made.double() - r.returned.double())
         moved = [Moved.between(self.left, left), *self._moved(reading, after)]
@@ -307,7 +314,8 @@ class Moved:
 def alone(module: nn.Module, given: Tensor) -> Tensor | None:
     """What a module that takes one tensor returns."""
     try:
-        made = module(given)
+        with torch.no_grad():
+            made = module(given)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return None
     return made if isinstance(made, Tensor) else None

@@ -307,3 +307,11 @@ class _Silent(Network):
 def test_models_that_return_no_token_rows_are_taken(make: Callable[[], nn.Module]) -> None:
     model = wrap_model(make())
     assert all(verified(model, "attn_out") + verified(model, "resid_post"))
+
+
+def test_a_part_too_small_to_show_is_no_contribution_in_half_precision() -> None:
+    """A norm's output times a tiny constant of the configuration vanishes in the rounding."""
+    model = wrap_model(coverage_models.tiny_model("zamba2", torch.bfloat16))
+    got = model.capture([[9, 10, 11, 12]], sites=[Site("attn_out", 0), Site("resid_post", 0)])
+    assert float(got["attn_out", 0][0].float().abs().max()) > 0.1
+    assert not model.sites()[Site("mlp_out", 0)].verified

@@ -216,6 +216,14 @@ def test_a_router_has_as_many_logits_as_there_are_experts(name: str, dtype: torc
         assert model.capture(tokens(), sites=f"router.{layer}")["router", layer][0].shape[-1] == 4
 
 
+def test_scores_are_no_logits() -> None:
+    """In half precision a smooth function of a narrow tensor is nearly linear."""
+    hf = coverage_models.tiny_model("deepseek_v4", torch.bfloat16)
+    model = wrap_model(hf)
+    found = [i for i in range(model.n_layers) if model.sites()[Site("router", i)].verified]
+    assert all(model._map.taps[Site("router", i)].path.endswith("mlp.gate") for i in found)
+
+
 def test_a_batch_of_one_length_and_a_ragged_one_agree() -> None:
     """The turns of a shared block are counted anew in every pass of one session."""
     model = wrap_model(coverage_models.tiny_model("encoder/albert"))

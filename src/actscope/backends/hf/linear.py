@@ -13,16 +13,19 @@ __all__ = ["is_affine", "is_elementwise", "is_own_product", "is_row_wise"]
 
 @torch.no_grad()
 def is_affine(model: nn.Module, path: str, x: torch.Tensor) -> bool:
-    """Whether ``f(x) + f(y) == f(x + y) + f(0)`` up to rounding, for a random ``y`` as large.
+    """Whether ``f(a) + f(b) == f(a + b) + f(0)`` up to rounding, for random ``a`` and ``b``.
 
-    ``y`` has no zeros: where a sparse ``x`` and ``y`` share no place, every function is affine.
+    They have the shape of ``x``, no zeros, and are several times as large: on a sparse or a narrow
+    tensor every activation looks affine.
     """
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(x.shape, generator=generator).to(x.device)
-    y = (drawn * x.float().abs().amax() / 2).to(x.dtype)
+    size = 4 * x.float().abs().amax()
+    drawn = torch.randn((2, *x.shape), generator=generator).to(x.device)
+    a_in, b_in = (drawn * size).to(x.dtype)
+    given = (a_in, b_in, a_in + b_in, torch.zeros_like(x))
     try:
         with fetched(model, path) as module, evaluation_mode(module):
-            made = [first_tensor(module(part)) for part in (x, y, x + y, torch.zeros_like(x))]
+            made = [first_tensor(module(part)) for part in given]
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return False  # it takes more than one tensor: no plain linear module
     outputs = [tensor.float() for tensor in made if tensor is not None]

@@ -19,6 +19,7 @@ from actscope.backends.hf.constants import exact_constants, ratio
 __all__ = ["ULPS", "Part", "Sum", "is_multiple", "one_part", "two_parts"]
 
 ULPS = 4  # of the row's largest |resid|, where the sum is not bitwise
+MATTERS = 0.25  # of the values have to change with a part, where a sum closes bitwise
 SHOWS = 20  # times the tolerance: a smaller part could be left out unnoticed and proves nothing
 
 
@@ -98,7 +99,7 @@ def one_part(
     """The part with ``end = start + part * scale``; a bitwise one first."""
     start = start.to(end.dtype)  # some models keep the stream in float32 and its parts in half
     for part in parts:
-        if same(start + part.tensor, end):
+        if same(start + part.tensor, end) and _matters(start, end):
             return Sum((part,), (1.0,), 1.0, True)
     return _best(
         Sum((part,), (1.0,), scale, same(start + part.tensor * scale, end))
@@ -114,7 +115,13 @@ def two_parts(
     """Two parts with ``end = start + a * s + b * t``, in any order of addition; bitwise first."""
     start = start.to(end.dtype)
     pairs = list(combinations(parts, 2))
-    exact = [pair for pair in pairs if _any_order(start, pair, end)]
+    exact = [
+        (a, b)
+        for a, b in pairs
+        if _any_order(start, (a, b), end)
+        and _matters(start + a.tensor, end)
+        and _matters(start + b.tensor, end)
+    ]
     if exact:  # equal sums of different tensors: the outermost pair
         pair = min(exact, key=lambda pair: sum(p.path.count(".") for p in pair))
         return Sum(pair, (1.0, 1.0), 1.0, True)
@@ -141,6 +148,11 @@ def _any_order(start: torch.Tensor, pair: tuple[Part, Part], end: torch.Tensor) 
 
 def _orders(start: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
     return [(start + a) + b, (start + b) + a, (a + b) + start]
+
+
+def _matters(without: torch.Tensor, end: torch.Tensor) -> bool:
+    """Whether a sum without one of its parts is another: rounding may hide a small one."""
+    return float((without != end).float().mean()) >= MATTERS
 
 
 def _half(dtype: torch.dtype) -> bool:
@@ -211,7 +223,8 @@ def _shown(
         totals = [start + terms[0]] if len(terms) == 1 else _orders(start, terms[0], terms[1])
         if len(terms) == 2 and scales[0] == scales[1]:
             totals.append(start + _times(parts[0].tensor + parts[1].tensor, scales[0]))
-        return any(same(total, end) for total in totals)
+        others = [start] if len(terms) == 1 else [start + term for term in terms]
+        return any(same(total, end) for total in totals) and all(_matters(x, end) for x in others)
     allowed = _allowed(start, end)
     if any(float(_wide(x).abs().amax()) < SHOWS * float(allowed.max()) for x in (start, *terms)):
         return False
