@@ -38,6 +38,8 @@ def texts_with_one_too_long():
 @pytest.mark.parametrize("make", [ids_with_one_too_long, texts_with_one_too_long])
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_late_prompt_stops_the_run_before_it_begins(model, tmp_path, make, chat):
+    if chat and make is ids_with_one_too_long:
+        pytest.skip("no chat template is put around token ids")
     dataset = make()
     with pytest.raises(ExampleError, match=f"'{LONG}' has 7[0-9] tokens; the limit is 64"):
         runner(model, tmp_path, dataset, chat=chat).run(run_id="r")

@@ -49,7 +49,8 @@ def check_resumed(capture, folder, whole, workers, options=()):
         assert code == 0, err
     run = open_run(folder / "r")
     assert run.complete and run.verify().ok and [r.index for r in run.examples] == list(range(N))
-    assert run.plan == UnitPlan(0, N, 2, batch_tokens=run.plan.batch_tokens)
+    found = {"batch_tokens": run.plan.batch_tokens, "pass_tokens": run.plan.pass_tokens}
+    assert run.plan == UnitPlan(0, N, 2, **found)
     assert shards(folder / "r") == whole[options]
 
 

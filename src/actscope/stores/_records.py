@@ -244,13 +244,14 @@ def dump_record(data: Mapping[str, Any]) -> bytes:
     return b'{"digest": "sha256:%s",\n' % digest.encode("ascii") + body
 
 
-def load_record(path: Path, expected: str, newest: int = FORMAT_VERSION) -> dict[str, Any]:
+def load_record(path: Path, expected: str, newest: int | None = None) -> dict[str, Any]:
     """Read a record and check its digest, its kind and its version.
 
     Raises:
         DamagedRunError: any byte is not as it was written, or the file is gone.
         BadInputError: a newer version wrote it.
     """
+    newest = FORMAT_VERSION if newest is None else newest
     try:
         raw = read_limited(path, LARGEST_RECORD)
     except (OSError, ValueError) as error:
