@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from transformers import T5Config, T5ForConditionalGeneration
 
 from actscope import Ablate, Add, Batch, Example, load_model, wrap_model
 from actscope.backends.hf import HFModel
@@ -86,6 +87,31 @@ def test_the_encoder_against_hidden_states(name: str) -> None:
     for place in range(2):
         states = alone(hf, place).encoder_hidden_states
         for layer in range(model.n_layers):
+            ours = got["resid_pre", layer][place]
+            assert torch.allclose(ours, states[layer][0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_few_blocks_are_not_mistaken_for_the_parts_of_one(layers: int, stack: str) -> None:
+    """The list of a block's own parts is longer than the list of blocks."""
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=96, d_model=32, d_kv=8, d_ff=64, num_layers=layers, num_heads=4,
+        decoder_start_token_id=START, pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    model = wrap_model(T5ForConditionalGeneration(config).eval(), None, stack=stack)
+    assert model.n_layers == layers
+    got = model.capture(examples(), "resid_pre")
+    for place in range(2):
+        hf = model.hf
+        if stack == "encoder":
+            with torch.no_grad():
+                ids = torch.tensor([READ[place]])
+                states = hf(input_ids=ids, output_hidden_states=True).hidden_states
+        else:
+            states = alone(hf, place).decoder_hidden_states
+        for layer in range(layers):
             ours = got["resid_pre", layer][place]
             assert torch.allclose(ours, states[layer][0], rtol=1e-4, atol=1e-4)
 

@@ -155,14 +155,21 @@ def test_tokens_by_what_the_prompt_says_are_these_positions(span: str, how: str)
         assert [effect.rows for effect in applied.effects] == [rows_changed]
 
 
-def test_a_span_that_the_prompt_does_not_hold_is_refused() -> None:
+def test_a_prompt_without_a_match_is_left_as_it_is() -> None:
     model = load_model("demo", "cpu")
-    change = Add(np.ones(model.d_model), layer=1, strength=1.0, tokens="match:zebra")
+    texts = ["The cat sees the ferry.", "A dog."]
+    plain = model.capture(texts, "resid_post", [3])
+    change = Add(np.ones(model.d_model), layer=1, strength=4.0, tokens="match:cat")
+    with model.intervene(change) as applied:
+        found = model.capture(texts, "resid_post", [3])
+    assert torch.equal(found["resid_post", 3][1], plain["resid_post", 3][1])
+    assert not torch.equal(found["resid_post", 3][0], plain["resid_post", 3][0])
+    assert applied.effects[0].rows > 0
     with (
-        pytest.raises(BadInputError, match="is left in the span match:zebra"),
-        model.intervene(change),
+        pytest.warns(UserWarning, match="never met"),
+        model.intervene(Add(np.ones(model.d_model), layer=1, strength=1.0, tokens="match:zebra")),
     ):
-        model.capture(["The cat sees the ferry."])
+        model.capture(texts)
 
 
 def test_the_check_of_live_capture_is_about_the_plain_model() -> None:

@@ -21,7 +21,7 @@ def chosen_tokens(row: TokenRow, tokens: Span | tuple[int, ...]) -> npt.NDArray[
 
     Unlike ``select``, all but ``all`` and ``response`` stays within the prompt: while an answer
     grows, the last token is another one at every step, and what it spells is known too late. A
-    phase without tokens is no error: a prompt alone has no response.
+    prompt alone has no response and that is no error, nor is a prompt that spells no match.
 
     Args:
         row: The tokens known so far.
@@ -65,6 +65,8 @@ def _of_the_prompt(row: TokenRow, span: Span) -> npt.NDArray[np.int64]:
     try:
         return places[select(row.take(row.phase == PROMPT), span)]
     except ExampleError as error:
+        if error.kind == "empty_span":
+            return places[:0]
         raise BadInputError(error.what, got=error.got, next_step=error.next_step) from error
 
 

@@ -130,10 +130,12 @@ def find_blocks(probe: Probe, is_whole: Callable[[Blocks], bool]) -> Blocks:
         name = f"{blocks.paths[0]} to {blocks.paths[-1]}"
         if not _is_aligned(blocks, probe.altered):
             tried.append(f"the rows of {name} are no tokens, or not in their order")
-        elif is_whole(blocks):
-            return blocks
-        else:
+        elif not is_whole(blocks):
             tried.append(f"what {name} return does not determine the model's output")
+        else:
+            around = [c for c in chains if _is_part_of_a_block(probe.model, blocks, c)]
+            whole = [c for c in around if _is_aligned(c, probe.altered) and is_whole(c)]
+            return max(whole, key=lambda c: len(c.ran), default=blocks)
     raise ModelLoadError(
         "no chain of blocks was found that carries one residual stream of token rows",
         got="; ".join(tried[:2])
@@ -142,6 +144,19 @@ def find_blocks(probe: Probe, is_whole: Callable[[Blocks], bool]) -> Blocks:
         next_step="if a part of the model is such a model (an encoder, a text decoder), wrap that "
         "part: actscope.wrap_model(model.part, tokenizer)",
     )
+
+
+def _is_part_of_a_block(model: nn.Module, inner: Blocks, outer: Blocks) -> bool:
+    """Whether a chain is what one block of another chain is made of.
+
+    The parts of a block hand a stream on too, and in a model of few blocks they are the longer
+    chain. A list of one item may also hold the whole model: then the items inside are all alike.
+    """
+    inside = [path for path in outer.paths if all(p.startswith(path + ".") for p in inner.paths)]
+    if not inside:
+        return False
+    kinds = {type(model.get_submodule(path)) for path in inner.paths}
+    return len(outer.paths) > 1 or len(kinds) > 1
 
 
 def _size(model: nn.Module, blocks: Blocks) -> int:

@@ -100,6 +100,7 @@ def check_generates(model: HFModel) -> None:
         raise BadInputError(
             f"{model.identity.name} ({model.identity.model_type}) cannot generate",
             expected="a causal language model with a head",
+            next_step="load a decoder; of an encoder-decoder its decoder (--stack decoder)",
         )
 
 
