@@ -100,3 +100,18 @@ def test_repair_of_a_damaged_head_says_that_it_cannot(actscope_cli, folder):
     done = actscope_cli("runs", "repair", folder / "a")
     assert done.exit_code == 1
     assert "cannot be repaired" in done.stderr
+
+
+def test_show_gives_no_norms_of_a_pattern(tmp_path):
+    from click.testing import CliRunner
+
+    from actscope.cli.main import main
+
+    out = str(tmp_path / "run")
+    sites = ["--sites", "pattern,resid_post", "--layers", "1"]
+    done = CliRunner().invoke(main, ["capture", "--prompt", "A cat.", *sites, "--out", out])
+    assert done.exit_code == 0, done.output
+    shown = CliRunner().invoke(main, ["runs", "show", out]).output
+    rows = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
+    pattern, stream = rows["blocks.1.pattern"], rows["blocks.1.resid_post"]
+    assert pattern[4:6] == ["-", "-"] and float(stream[4]) > 0

@@ -126,13 +126,14 @@ def _shortened(items: list[str]) -> str:
 
 def _site_rows(summary: RunSummary) -> Iterable[tuple[object, ...]]:
     for key, site in summary.sites.items():
+        measured = site.norms.count > 0  # a pattern has no rows whose norm would mean anything
         yield (
             key,
             f"{site.rows:,}",
             site.width,
             site.dtype,
-            f"{site.norms.mean:.4g}",
-            f"{site.norms.std:.3g}",
+            f"{site.norms.mean:.4g}" if measured else "-",
+            f"{site.norms.std:.3g}" if measured else "-",
             f"{site.absmax:.4g}",
             site.non_finite,
         )
