@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from actscope.core.errors import ActscopeError
 from actscope.core.spec import unit_id
 from actscope.stores import open_run
 from actscope.testing.store_contract import SITES, sample_batch
@@ -49,3 +50,27 @@ def check_resumed(start, folder, store, whole, workers=1, options=()):
     else:
         assert shards(folder / "r") == whole[store]
     run.close()
+
+
+def wrong_numbers(path, whole):
+    """Whether any read gives other values than a batch that was written, without an error."""
+    try:
+        run = open_run(path)
+    except ActscopeError:
+        return False
+    for site in SITES:
+        try:
+            found = run.numpy(site)
+        except ActscopeError:
+            continue
+        if not np.array_equal(found, whole.arrays[site]):
+            return True
+    for i in range(10):
+        try:
+            if run.examples[i] != whole.examples[i] or run.tokens(i).tolist() != list(
+                whole.tokens(i)
+            ):
+                return True
+        except ActscopeError:
+            continue
+    return False

@@ -1,7 +1,7 @@
 """Where a model's weights lie and how its modules are called: what can be hooked, and what cannot.
 
 A forward hook sees a module's tensors if the module is called as such, on a device that is known.
-Compiled modules break the first condition; several accelerators break the second for now.
+Compiled modules break the first condition; several accelerators break the second: they are refused.
 """
 
 from __future__ import annotations
