@@ -188,6 +188,15 @@ def test_plain_reads_are_mapped_reads(tmp_path, monkeypatch, first, second):
         assert target.tobytes() == want.tobytes() == file.read(name).tobytes()
 
 
+def test_a_closed_file_opens_itself_again(tmp_path):
+    rows = np.arange(300, dtype=np.float32)
+    path = tmp_path / "x"
+    path.write_bytes(written({"a": rows})[0])
+    file = SafetensorsFile(path)
+    file.close()
+    assert np.array_equal(file.read("a"), rows)
+
+
 def test_a_file_that_was_cut_short_is_no_data(tmp_path):
     rows = np.arange(300, dtype=np.float32)
     path = tmp_path / "x"

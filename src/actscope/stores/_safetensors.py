@@ -168,10 +168,13 @@ class SafetensorsFile:
             DamagedRunError: there is none of that name.
         """
         entry = self._entry(name)
-        if entry.start == entry.stop or self._map is None:
+        if entry.start == entry.stop:
             empty = np.empty(entry.shape, entry.dtype)
             empty.flags.writeable = False
             return empty
+        if self._map is None:  # closed since, by whoever had too many files open
+            self._open()
+        assert self._map is not None
         count = math.prod(entry.shape)
         flat = np.frombuffer(self._map, entry.dtype, count, self._base + entry.start)
         return flat.reshape(entry.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import cast
 
 from actscope.core.arrays import Array, dtype_name
@@ -65,44 +66,49 @@ class UnitFiles:
     """The data files that are open, the least recently used closed first.
 
     Arrays of formats that cannot be mapped are kept for a while, so that going through the examples
-    of a unit does not read it once for each.
+    of a unit does not read it once for each. Units may be read in several threads.
     """
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, TensorFile] = OrderedDict()
         self._recent: OrderedDict[tuple[Path, str], Array] = OrderedDict()
         self._recent_bytes = 0
+        self._lock = RLock()
 
     def get(self, path: Path, unit_format: UnitFormat) -> TensorFile:
         """An open file."""
-        if path in self._open:
-            self._open.move_to_end(path)
-            return self._open[path]
-        file = unit_format.read(path)
-        self._open[path] = file
-        if len(self._open) > _OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
-        return file
+        with self._lock:
+            if path in self._open:
+                self._open.move_to_end(path)
+                return self._open[path]
+        file = unit_format.read(path)  # not under the lock: others need not wait for the disk
+        with self._lock:
+            self._open.setdefault(path, file)
+            if len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            return file
 
     def recent(self, path: Path, file: TensorFile, name: str) -> Array:
         """A tensor of an open file that is not mapped."""
-        key = (path, name)
-        if key in self._recent:
-            self._recent.move_to_end(key)
-            return self._recent[key]
-        array = file.read(name)
-        self._recent[key] = array
-        self._recent_bytes += array.nbytes
-        while self._recent_bytes > _RECENT_BYTES:
-            self._recent_bytes -= self._recent.popitem(last=False)[1].nbytes
-        return array
+        with self._lock:
+            key = (path, name)
+            if key in self._recent:
+                self._recent.move_to_end(key)
+                return self._recent[key]
+            array = file.read(name)
+            self._recent[key] = array
+            self._recent_bytes += array.nbytes
+            while self._recent_bytes > _RECENT_BYTES:
+                self._recent_bytes -= self._recent.popitem(last=False)[1].nbytes
+            return array
 
     def close(self) -> None:
         """Close them all."""
-        self._recent.clear()
-        self._recent_bytes = 0
-        while self._open:
-            self._open.popitem()[1].close()
+        with self._lock:
+            self._recent.clear()
+            self._recent_bytes = 0
+            while self._open:
+                self._open.popitem()[1].close()
 
 
 class StoredUnit:
