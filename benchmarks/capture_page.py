@@ -40,6 +40,8 @@ def _ratios(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         what, floor = MEASURES[row["row"]]
         target = ", ".join(f"{clock} <= {most:g}" for clock, most in row["most"].items())
+        if "least" in row:
+            target += f" (F + W: {row['least']['wall']:.2f})"
         ours, other, ratio = (
             f"{row[key]['cpu']:.2f} ({row[key]['wall']:.2f})" for key in ("ours", "floor", "ratio")
         )
