@@ -41,6 +41,7 @@ HOMES: dict[str, set[str]] = {
     "click": {"cli"},
     "rich": {"cli"},
     "xxhash": {"stores"},
+    "zstandard": {"stores"},
     "torch": {
         "core",
         "strategies",

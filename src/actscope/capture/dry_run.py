@@ -42,7 +42,7 @@ class DryRun:
         units: Units that would be written.
         plan: How the range is cut.
         padding: Tokens of padding per token that goes through the model.
-        upper_bound: True where answers may turn out shorter than counted.
+        upper_bound: True where answers may turn out shorter, or bytes fewer, than counted.
     """
 
     path: Path

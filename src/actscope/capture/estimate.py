@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from actscope.capture.plan import Footprint
 from actscope.capture.prepare import Prepared, example_record, prepare
 from actscope.core.activations import Batch, TokenRow
 from actscope.core.arrays import dtype_name
+from actscope.core.coding import coded_share
 from actscope.core.batching import length_sorted_batches, padding_of
 from actscope.core.errors import ExampleError
 from actscope.core.protocols import Source
@@ -45,7 +47,7 @@ ANSWER_BYTES = 8  # of text for one generated token, about
 
 @dataclass(frozen=True)
 class RowCost:
-    """Bytes on disk of one row of each site.
+    """Bytes of one row of each site.
 
     Attributes:
         per_row: Sites with one row a kept token.
@@ -53,6 +55,7 @@ class RowCost:
         per_pair: Sites with one value a head for every kept token and every token it may look at.
         dtypes: dtype on disk of each site.
         pooled: Whether a strategy made one row an example of every site.
+        shares: Bytes on disk of a byte of a site, where a codec makes them fewer.
     """
 
     per_row: Mapping[Site, int]
@@ -60,6 +63,7 @@ class RowCost:
     per_pair: Mapping[Site, int]
     dtypes: Mapping[Site, str]
     pooled: bool
+    shares: Mapping[Site, float] = field(default_factory=dict[Site, float])
 
 
 @dataclass
@@ -87,13 +91,17 @@ class Counts:
     failures: Counter[str] = field(default_factory=Counter[str])
 
     def bytes_by_site(self, cost: RowCost) -> dict[Site, int]:
-        """Bytes of each site's array."""
+        """Bytes of each site's array on disk; what a codec saves of unknown values is not counted."""
         counted = (
             (cost.per_row, self.rows),
             (cost.per_example, self.examples),
             (cost.per_pair, self.pairs),
         )
-        return {site: size * count for sizes, count in counted for site, size in sizes.items()}
+        return {
+            site: math.ceil(size * count * cost.shares.get(site, 1.0))
+            for sizes, count in counted
+            for site, size in sizes.items()
+        }
 
     def table_bytes(self, cost: RowCost, *, keep_text: bool) -> int:
         """Bytes of records, token ids, phases, positions and offsets."""
@@ -191,6 +199,7 @@ def measure_rows(
     per_example: dict[Site, int] = {}
     per_pair: dict[Site, int] = {}
     dtypes: dict[Site, str] = {}
+    shares: dict[Site, float] = {}
     if items:
         shortest = min(items, key=lambda item: len(item.row))
         if options.generation is not None:  # a model that cannot answer says so here
@@ -203,12 +212,13 @@ def measure_rows(
             pooled = batch.is_pooled(site)
             computed = dtype_name(array.dtype)
             dtypes[site] = stored_dtype(computed, options.storage_dtype, bf16, pooled=pooled)
+            shares[site] = coded_share(options.codec, dtypes[site], array.shape[-1])
             size = {"float16": 2, "bfloat16": 2, "float64": 8}.get(dtypes[site], 4)
             if site.layout == "blocks":
                 per_pair[site] = size * batch.heads[site]
             else:
                 (per_example if pooled else per_row)[site] = size * array.shape[-1]
-    return RowCost(per_row, per_example, per_pair, dtypes, extractor.strategy.pools)
+    return RowCost(per_row, per_example, per_pair, dtypes, extractor.strategy.pools, shares)
 
 
 def stored_dtype(computed: str, asked: str, bf16: bool, *, pooled: bool) -> str:

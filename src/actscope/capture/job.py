@@ -224,6 +224,7 @@ def _spec(request: Request) -> CaptureSpec:
         chat=options.chat,
         generation=_generation(request),
         keep_text=options.keep_text,
+        codec=options.codec,
     )
 
 

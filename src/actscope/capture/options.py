@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actscope.core.coding import CODEC_NAMES
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.protocols import GenerationParams
 
@@ -35,6 +36,8 @@ class CaptureOptions:
             and booleans only.
         storage_dtype: ``native`` (what was computed), ``float32``, ``float16`` or ``bfloat16``
             (where the storage has it; one row an example stays float32).
+        codec: ``int8`` keeps activations in about 8 bits a value (MXINT8), ``zstd`` compresses them
+            without loss; None keeps them as they are.
         share_prefix: ``auto`` computes what texts of a unit have in common at their beginning once,
             where the model was found to give the values of a plain pass; ``off`` never does.
         queue_bytes: How much may wait for the disk before the model waits too.
@@ -50,6 +53,7 @@ class CaptureOptions:
     generation: GenerationParams | None = None
     keep_text: bool = True
     storage_dtype: str = "native"
+    codec: str | None = None
     share_prefix: str = "off"
     queue_bytes: int = 128 << 20
 
@@ -58,6 +62,8 @@ class CaptureOptions:
             raise UnknownNameError("policy for long prompts", self.on_too_long, ON_TOO_LONG)
         if self.storage_dtype not in STORAGE_DTYPES:
             raise UnknownNameError("storage dtype", self.storage_dtype, STORAGE_DTYPES)
+        if self.codec is not None and self.codec not in CODEC_NAMES:
+            raise UnknownNameError("codec", self.codec, CODEC_NAMES)
         if self.share_prefix not in SHARE_PREFIX:
             raise UnknownNameError("share_prefix", self.share_prefix, SHARE_PREFIX)
         if isinstance(self.batch_tokens, str) and self.batch_tokens != AUTO:

@@ -185,7 +185,7 @@ class DatasetRunner:
             plan=job.plan,
             failures=dict(counts.failures),
             padding=counts.padding / max(counts.tokens, 1),
-            upper_bound=options.generation is not None,
+            upper_bound=options.generation is not None or options.codec == "zstd",
         )
 
     @staticmethod

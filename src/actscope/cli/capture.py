@@ -58,6 +58,7 @@ class CaptureArguments:
     track: str | None
     store: str
     storage_dtype: str
+    codec: str | None
     no_text: bool
     batch_tokens: int | str | None
     batch_size: int | None
@@ -172,6 +173,11 @@ _STORE_OPTIONS = (
         default="native",
         show_default=True,
         help="native stores what was computed.",
+    ),
+    click.option(
+        "--codec",
+        type=click.Choice(["int8", "zstd"]),
+        help="Fewer bytes: int8 keeps 8 bits a value (MXINT8), zstd loses nothing. Off by default.",
     ),
     click.option("--no-text", is_flag=True, help="Keep text and token ids out of the store."),
     click.option(
@@ -397,6 +403,7 @@ def _options(arguments: CaptureArguments) -> CaptureOptions:
         generation=_generation(a),
         keep_text=not a.no_text,
         storage_dtype=a.storage_dtype,
+        codec=a.codec,
         share_prefix=a.share_prefix,
     )
 

@@ -80,6 +80,11 @@ def _print_run(run: Run, summary: RunSummary) -> None:
     out.print()
     columns = ["site", "rows#", "width#", "dtype", "mean norm#", "std#", "absmax#", "non-finite#"]
     out.print(table("Sites", columns, _site_rows(summary)))
+    coded = list(_coded_rows(summary))
+    if coded:
+        columns = ["site", "codec", "bytes#", "ratio#", "lowest#", "largest error#"]
+        columns += ["relative error#", "highest#"]
+        out.print(table("Codecs", columns, coded))
     if not summary.errors:
         return
     out.print(table("Failures", ["kind", "examples#"], summary.errors.items()))
@@ -137,6 +142,14 @@ def _site_rows(summary: RunSummary) -> Iterable[tuple[object, ...]]:
             f"{site.absmax:.4g}",
             site.non_finite,
         )
+
+
+def _coded_rows(summary: RunSummary) -> Iterable[tuple[object, ...]]:
+    for key, site in summary.sites.items():
+        if (found := site.coded) is not None:
+            ratios = f"{found.ratio:.2f}", f"{found.lowest_ratio:.2f}"
+            errors = f"{found.rms_error:.2%}", f"{found.highest_rms_error:.2%}"
+            yield key, found.codec, f"{found.bytes:,}", *ratios, f"{found.max_error:.3g}", *errors
 
 
 @runs.command("verify", epilog="Example: actscope runs verify runs/cat runs/dog")

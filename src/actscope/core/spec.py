@@ -63,6 +63,7 @@ class CaptureSpec:
         chat: Whether plain texts are wrapped as one user turn of the chat template.
         generation: Parameters of generation, or None.
         keep_text: Whether texts and token ids are stored.
+        codec: How activations are made smaller on disk; None keeps them as they are.
     """
 
     model: ModelIdentity
@@ -76,6 +77,7 @@ class CaptureSpec:
     chat: bool = False
     generation: Mapping[str, Any] | None = None
     keep_text: bool = True
+    codec: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for JSON."""
@@ -85,6 +87,8 @@ class CaptureSpec:
         data["model"]["interventions"] = [dict(done) for done in self.model.interventions]
         if not self.model.interventions:  # a plain run's fingerprint does not know the field
             del data["model"]["interventions"]
+        if self.codec is None:
+            del data["codec"]
         return data
 
     @property

@@ -50,7 +50,7 @@ def disk_usage(path: str | Path) -> DiskUsage:
     named: dict[str, int] = {}
     for commit in _readable_commits(usage.path):
         sites = {str(entry.site) for entry in commit.sites}
-        activations = {k: e.nbytes for k, e in commit.tensors.items() if k in sites}
+        activations = {k: e.stored_bytes for k, e in commit.tensors.items() if k in sites}
         for key, size in activations.items():
             usage.sites[key] = usage.sites.get(key, 0) + size
             layer_file = layer_file_name(key)

@@ -28,6 +28,7 @@ __all__ = [
     "COMMITS",
     "FORMAT_VERSION",
     "RUN_FILE",
+    "Coding",
     "CommitRecord",
     "RunRecord",
     "SiteEntry",
@@ -102,16 +103,34 @@ class SiteEntry:
 
 
 @dataclass(frozen=True)
+class Coding:
+    """How a tensor was made smaller, and what that cost.
+
+    Attributes:
+        codec: One of ``stores._codecs.CODECS``.
+        bytes: The size of what lies in the data file.
+        max_error: Largest absolute difference between a value and what is read back.
+        rms_error: Root of the summed squared differences over that of the squared values.
+    """
+
+    codec: str
+    bytes: int
+    max_error: float
+    rms_error: float
+
+
+@dataclass(frozen=True)
 class TensorEntry:
     """One tensor of a unit's data file.
 
     Attributes:
         dtype: A name of ``core.arrays.DTYPES``.
         shape: Its shape.
-        xxh3: Checksum (xxh3-128, hex) of its little-endian bytes.
+        xxh3: Checksum (xxh3-128, hex) of the little-endian bytes of its values, as they are read.
         norms: Moments of the row norms, for activations only.
         absmax: Largest finite magnitude.
         non_finite: How many values are NaN or infinite.
+        coding: How it lies in the data file, where that is not as plain values.
     """
 
     dtype: str
@@ -120,15 +139,23 @@ class TensorEntry:
     norms: Moments | None = None
     absmax: float = 0.0
     non_finite: int = 0
+    coding: Coding | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for JSON."""
-        return {k: v for k, v in asdict(self).items() if k != "norms" or v is not None}
+        return {
+            k: v for k, v in asdict(self).items() if k not in ("norms", "coding") or v is not None
+        }
 
     @property
     def nbytes(self) -> int:
         """The size of its values."""
         return math.prod(self.shape) * np.dtype(DTYPES.get(self.dtype, self.dtype)).itemsize
+
+    @property
+    def stored_bytes(self) -> int:
+        """What it takes in the data file."""
+        return self.nbytes if self.coding is None else self.coding.bytes
 
     def same_bytes(self, other: TensorEntry) -> bool:
         """Whether both are the same tensor, bit by bit."""
@@ -137,7 +164,7 @@ class TensorEntry:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TensorEntry:
         """Read what ``to_json`` wrote."""
-        norms = data.get("norms")
+        norms, coding = data.get("norms"), data.get("coding")
         return cls(
             str(data["dtype"]),
             tuple(int(n) for n in data["shape"]),
@@ -145,6 +172,7 @@ class TensorEntry:
             None if norms is None else Moments.from_json(norms),
             float(data["absmax"]),
             int(data["non_finite"]),
+            None if coding is None else Coding(**coding),
         )
 
 

@@ -61,6 +61,7 @@ class FolderStorage:
 
     unit_format: ClassVar[UnitFormat]
     keeps_bfloat16: ClassVar[bool]
+    takes_codecs: ClassVar[bool] = True
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -102,9 +103,16 @@ class FolderStorage:
             RunMismatchError: it exists with another spec or plan.
             OutputFolderError: the folder holds something else or cannot be written.
             DamagedRunError: its ``run.json`` is not as it was written.
+            BadInputError: the spec asks for a codec that this store or machine does not have.
         """
         path = self.run_path(run_id)
         stored_as = StoredAs.of(spec, self.keeps_bfloat16)
+        if stored_as.codec is not None and not self.takes_codecs:
+            raise BadInputError(
+                f"{type(self).__name__} keeps plain values only",
+                got=f"codec {stored_as.codec}",
+                next_step="leave --codec out, or use --store shards",
+            )
         asked = _new_record(self.unit_format.name, spec, plan)
         with disk_errors(f"opening run {run_id!r}", path):
             record = _create_or_read(path, asked)
@@ -395,7 +403,10 @@ def _seconds(timings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _with_sums(commit: CommitRecord, sums: Mapping[str, str]) -> CommitRecord:
-    entries = {k: replace(entry, xxh3=sums[k]) for k, entry in commit.tensors.items()}
+    entries = {  # a coded tensor's checksum is that of its values
+        k: entry if entry.coding else replace(entry, xxh3=sums[k])
+        for k, entry in commit.tensors.items()
+    }
     return replace(commit, tensors=entries)
 
 

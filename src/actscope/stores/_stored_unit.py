@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -10,8 +11,16 @@ from typing import cast
 
 from actscope.core.arrays import Array, dtype_name
 from actscope.core.errors import BadInputError, DamagedRunError
+from actscope.stores._codecs import values_of
 from actscope.stores._formats import MappedFile, TensorFile, UnitFormat, checksum, checksum_file
-from actscope.stores._records import COMMITS, CommitRecord, RunRecord, encode_unit, load_commit
+from actscope.stores._records import (
+    COMMITS,
+    CommitRecord,
+    RunRecord,
+    TensorEntry,
+    encode_unit,
+    load_commit,
+)
 from actscope.stores._run_folder import STORES
 
 __all__ = ["StoredUnit", "UnitFiles", "data_path", "format_of"]
@@ -88,14 +97,14 @@ class UnitFiles:
                 self._open.popitem(last=False)[1].close()
             return file
 
-    def recent(self, path: Path, file: TensorFile, name: str) -> Array:
-        """A tensor of an open file that is not mapped."""
+    def recent(self, path: Path, name: str, read: Callable[[], Array]) -> Array:
+        """A tensor that is not read where it lies."""
         with self._lock:
             key = (path, name)
             if key in self._recent:
                 self._recent.move_to_end(key)
                 return self._recent[key]
-            array = file.read(name)
+            array = read()
             self._recent[key] = array
             self._recent_bytes += array.nbytes
             while self._recent_bytes > _RECENT_BYTES:
@@ -186,16 +195,20 @@ class StoredUnit:
                 expected="one of " + ", ".join(self.commit.tensors),
             )
         file = self._file()
-        if self._format.mapped:
+        if self._in_place(entry):
             array = file.read(name)
         else:
-            array = self._files.recent(self.path, file, name)
+            array = self._files.recent(self.path, name, lambda: values_of(file, name, entry))
         if name not in self._checked:
             what = (dtype_name(array.dtype), array.shape)
             if what != (entry.dtype, entry.shape) or checksum(array) != entry.xxh3:
                 raise self._damaged(name, *what)
             self._checked.add(name)
         return array
+
+    def _in_place(self, entry: TensorEntry) -> bool:
+        """Whether a tensor's values are read where they lie."""
+        return self._format.mapped and entry.coding is None
 
     def _damaged(self, name: str, dtype: str, shape: tuple[int, ...]) -> DamagedRunError:
         entry = self.commit.tensors[name]
@@ -213,7 +226,7 @@ class StoredUnit:
             DamagedRunError: it is not what was committed.
         """
         entry = self.commit.tensors[name]
-        if not self._format.mapped or dtype_name(target.dtype) != entry.dtype:
+        if not self._in_place(entry) or dtype_name(target.dtype) != entry.dtype:
             target[:] = self.read(name)
             return
         file = cast("MappedFile", self._file())
@@ -226,9 +239,8 @@ class StoredUnit:
     def private(self, name: str, start: int, stop: int) -> Array:
         """Rows of a tensor that the caller may change."""
         array = self.read(name)
-        file = self._file()
-        if self._format.mapped:
-            return cast("MappedFile", file).private(name, start, stop)
+        if self._in_place(self.commit.tensors[name]):
+            return cast("MappedFile", self._file()).private(name, start, stop)
         return array[start:stop].copy()
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from actscope.core.stats import Moments
+from actscope.stores._records import TensorEntry
 
 if TYPE_CHECKING:
     from actscope.stores._reader import Run
 
 __all__ = ["RunSummary", "SiteSummary", "summarise"]
+
+
+@dataclass(frozen=True)
+class CodedSummary:
+    """What a codec did to one site; a unit in which it could do nothing counts as plain.
+
+    Attributes:
+        codec: Its name.
+        bytes: What the site takes on disk.
+        ratio: Bytes of its values over that.
+        lowest_ratio: The same of the unit where it is lowest.
+        max_error: Largest absolute difference between a value and what is read back.
+        rms_error: Root mean square of the relative errors of the units, each weighed by its values.
+        highest_rms_error: The relative error of the unit where it is highest.
+    """
+
+    codec: str
+    bytes: int
+    ratio: float
+    lowest_ratio: float
+    max_error: float
+    rms_error: float
+    highest_rms_error: float
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,7 @@ class SiteSummary:
         norms: Moments of the row norms; rows that are not finite are left out.
         absmax: Largest finite magnitude.
         non_finite: How many values are NaN or infinite.
+        coded: What a codec did to it, or None.
     """
 
     rows: int
@@ -37,6 +62,7 @@ class SiteSummary:
     norms: Moments
     absmax: float
     non_finite: int
+    coded: CodedSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -116,4 +142,23 @@ def _summarise_site(run: Run, key: str) -> SiteSummary:
         norms=norms,
         absmax=max((entry.absmax for entry in entries), default=0.0),
         non_finite=sum(entry.non_finite for entry in entries),
+        coded=_summarise_coding(entries),
+    )
+
+
+def _summarise_coding(entries: Sequence[TensorEntry]) -> CodedSummary | None:
+    codings = [entry.coding for entry in entries if entry.coding is not None]
+    if not codings:
+        return None
+    size = sum(entry.nbytes for entry in entries)
+    stored = sum(entry.stored_bytes for entry in entries)
+    squares = sum(e.coding.rms_error**2 * e.nbytes for e in entries if e.coding is not None)
+    return CodedSummary(
+        codec=codings[0].codec,
+        bytes=stored,
+        ratio=size / stored,
+        lowest_ratio=min(entry.nbytes / entry.stored_bytes for entry in entries if entry.nbytes),
+        max_error=max(coding.max_error for coding in codings),
+        rms_error=math.sqrt(squares / size),
+        highest_rms_error=max(coding.rms_error for coding in codings),
     )

@@ -14,6 +14,8 @@ from actscope.core.arrays import DTYPES, Array, dtype_name
 from actscope.core.errors import BadInputError, NumericRangeError, UnknownNameError
 from actscope.core.sites import Site
 from actscope.core.stats import Moments
+from actscope.stores._codecs import CODECS, coded, require_codec
+from actscope.stores._formats import checksum
 from actscope.stores._records import SiteEntry, TensorEntry, dump_json
 
 __all__ = ["TABLES", "StoredAs", "Unit", "failures_of", "make_unit"]
@@ -30,7 +32,8 @@ TABLES = (
 """Names of the tensors of a unit that are no activations."""
 
 _STORAGE_DTYPES = ("native", "float32", "float16", "bfloat16")
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
+"""Values that are looked at in one go: half a mebibyte of float64 stays in the cache."""
 _BFLOAT16 = DTYPES["bfloat16"]
 
 
@@ -43,25 +46,33 @@ class StoredAs:
             what does not fit; ``given`` is for a run without a spec.
         keep_text: Whether texts and token ids are stored.
         keeps_bfloat16: Whether the file format has bfloat16; float32 takes its place otherwise.
+        codec: How activations are made smaller; None leaves them as they are.
     """
 
     dtype: str
     keep_text: bool
     keeps_bfloat16: bool
+    codec: str | None = None
 
     @classmethod
     def of(cls, spec: Mapping[str, Any] | None, keeps_bfloat16: bool) -> StoredAs:
         """What a spec asks for.
 
         Raises:
-            UnknownNameError: a storage dtype there is none of.
+            UnknownNameError: a storage dtype or codec there is none of.
+            BadInputError: the codec's library is not installed.
         """
         if spec is None:
             return cls("given", True, keeps_bfloat16)
         dtype = spec.get("storage_dtype", "native")
         if dtype not in _STORAGE_DTYPES:
             raise UnknownNameError("storage dtype", dtype, _STORAGE_DTYPES)
-        return cls(str(dtype), bool(spec.get("keep_text", True)), keeps_bfloat16)
+        codec = spec.get("codec")
+        if codec is not None:
+            if codec not in CODECS:
+                raise UnknownNameError("codec", codec, CODECS)
+            require_codec(codec)
+        return cls(str(dtype), bool(spec.get("keep_text", True)), keeps_bfloat16, codec)
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,8 @@ def make_unit(unit: str, batch: ActivationBatch, stored: StoredAs) -> Unit:
         name = str(site)
         tensors[name] = _converted(site, array, batch, stored)
         entries[name] = _measured(tensors[name])
+        if stored.codec is not None:
+            tensors[name], entries[name] = _coded(stored.codec, tensors[name], entries[name])
     tensors |= _tables(batch, stored)
     entries |= {
         name: TensorEntry(dtype_name(tensors[name].dtype), tensors[name].shape, "")
@@ -110,6 +123,15 @@ def make_unit(unit: str, batch: ActivationBatch, stored: StoredAs) -> Unit:
         },
         min(indices, default=0),
     )
+
+
+def _coded(codec: str, array: Array, entry: TensorEntry) -> tuple[Array, TensorEntry]:
+    """The bytes that take an array's place; the array itself where they would not be fewer."""
+    found = coded(codec, array)
+    if found is None or found[2].bytes >= array.nbytes:
+        return array, entry
+    data, back, coding = found
+    return data, replace(entry, xxh3=checksum(back), coding=coding)
 
 
 def failures_of(batch: ActivationBatch, metadata: Mapping[str, Any]) -> tuple[ExampleFailure, ...]:
@@ -267,7 +289,7 @@ def _measured(array: Array) -> TensorEntry:
         for block in _blocks(array):
             if array.ndim > 1:
                 norms.append(np.sqrt(np.vecdot(block, block)))
-            most = float(np.max(np.abs(block), initial=0.0))
+            most = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
             if np.isfinite(most):
                 largest = max(largest, most)
             else:

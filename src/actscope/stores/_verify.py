@@ -10,6 +10,7 @@ from pathlib import Path
 
 from actscope.core.arrays import dtype_name
 from actscope.core.errors import ActscopeError, DamagedRunError
+from actscope.stores._codecs import values_of
 from actscope.stores._formats import TensorFile, UnitFormat, checksum, checksum_file
 from actscope.stores._io import TEMP_PREFIX, disk_errors, fail_point, make_folder, move
 from actscope.stores._records import (
@@ -280,7 +281,7 @@ def _data_problems(
 def _is_whole(file: TensorFile, commit: CommitRecord, tensor: str) -> bool:
     entry = commit.tensors[tensor]
     try:
-        array = file.read(tensor)
+        array = values_of(file, tensor, entry)
     except DamagedRunError:
         return False
     what = (dtype_name(array.dtype), array.shape, checksum(array))

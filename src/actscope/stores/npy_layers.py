@@ -192,6 +192,7 @@ class NpyLayersStorage(FolderStorage):
     """
 
     keeps_bfloat16: ClassVar[bool] = False
+    takes_codecs: ClassVar[bool] = False
     unit_format: ClassVar[UnitFormat] = UnitFormat(
         name="npy_layers",
         folder="units",
