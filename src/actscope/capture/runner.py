@@ -110,6 +110,7 @@ class DatasetRunner:
         storage: Storage | None = None,
         *,
         run_id: str | None = None,
+        tags: Sequence[str] = (),
     ) -> RunResult:
         """Capture what is missing of the dataset.
 
@@ -120,6 +121,7 @@ class DatasetRunner:
             storage: Where to write.
             run_id: The run's name. By default it follows from the spec, so that the same work
                 finds its own run again.
+            tags: Words by which the run is found again; it keeps those it has.
 
         Raises:
             RunMismatchError: the run exists with another spec or range.
@@ -140,6 +142,8 @@ class DatasetRunner:
             self._progress.notice(notice)
         job.check()
         job, writer = _opened(job)
+        if tags:
+            _tag(Path(writer.path), tags)
         self._tracking.started(job.run_id, job.spec.to_json(), self._further(job, writer))
         state = "failed"
         try:
@@ -280,6 +284,12 @@ def _figures(path: Path) -> dict[str, float]:
 
     with open_run(path) as run:
         return figures_of(run.summary())
+
+
+def _tag(path: Path, tags: Sequence[str]) -> None:
+    from actscope.stores import tag_run
+
+    tag_run(path, tags)
 
 
 def _opened(job: Job) -> tuple[Job, RunWriter]:

@@ -1,4 +1,4 @@
-"""``actscope runs merge | diff | delete | du | sweep``: what is done with whole runs."""
+"""``actscope runs tag | merge | diff | delete | du | sweep``: what is done with whole runs."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def merge(runs: tuple[Path, ...], out: Path, keep_first: bool) -> None:
         click.echo(f"  examples {start} to {stop - 1} are in none of the runs")
     if report.missing:
         click.echo("  the merged run is partial; the same capture over its range completes it")
+
+
+@click.command("tag", epilog="Example: actscope runs tag runs/cat baseline --remove draft")
+@click.argument("run", type=_FOLDER)
+@click.argument("tags", nargs=-1)
+@click.option("--remove", multiple=True, help="A tag to take away; repeatable.")
+def tag(run: Path, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Give a run words by which `runs list --where` finds it; prints what it has now."""
+    from actscope.stores import read_tags, tag_run
+
+    found = tag_run(run, tags, remove) if tags or remove else read_tags(run)
+    click.echo(f"{run}: {', '.join(found) or 'no tags'}")
 
 
 @click.command("diff", epilog="Example: actscope runs diff runs/a runs/b")
@@ -168,4 +180,4 @@ def sweep(run: Path, older_than: float) -> None:
     click.echo(f"{run}: {counted(len(removed), 'leftover file')} removed")
 
 
-CARE = (merge, diff, delete, du, sweep)
+CARE = (tag, merge, diff, delete, du, sweep)

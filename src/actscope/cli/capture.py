@@ -56,6 +56,7 @@ class CaptureArguments:
     live: bool | None
     out: Path | None
     track: str | None
+    tag: tuple[str, ...]
     store: str
     storage_dtype: str
     codec: str | None
@@ -161,6 +162,7 @@ _STORE_OPTIONS = (
         help="Keep a record of the run besides: mlflow:URI#EXPERIMENT or jsonl:FILE; "
         "another kind by its name.",
     ),
+    click.option("--tag", multiple=True, help="A word to find the run by; repeatable."),
     click.option(
         "--store",
         default="shards",
@@ -242,7 +244,7 @@ def capture(ctx: click.Context, **options: Any) -> None:
         print_dry_run(console(), dry)
         return
     with bar:
-        result = runner.run(run_id=name)
+        result = runner.run(run_id=name, tags=arguments.tag)
     print_result(console(), result)
     if result.failures and not result.captured and not result.resumed:
         failed = counted(sum(result.failures.values()), "example")

@@ -29,18 +29,29 @@ def runs() -> None:
 
 @runs.command("list", epilog="Example: actscope runs list runs/")
 @click.argument("folder", type=_FOLDER, default=".")
-def list_(folder: Path) -> None:
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Only some: name, state, model, store, tags, created, n_examples, ... or a field of the "
+    "spec. For example: \"model == 'demo' and 'baseline' in tags\".",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def list_(folder: Path, where: str | None, as_json: bool) -> None:
     """List the runs in a folder and its subfolders."""
     from actscope.core.errors import BadInputError
     from actscope.stores import list_runs
 
     if not folder.is_dir():
         raise BadInputError("there is no such folder", got=folder)
-    found = list_runs(folder)
+    found = list_runs(folder, where)
+    if as_json:
+        click.echo(json.dumps([run.to_json() for run in found], indent=1, default=str))
+        return
     if not found:
-        click.echo(f"no runs in {folder}")
+        click.echo(f"no runs in {folder}" + (f" where {where}" if where else ""))
         return
     columns = ["run", "state", "model", "examples#", "failures#", "units#", "size#", "begun"]
+    columns.append("tags")
     console().print(table("", columns, [_listing_row(run) for run in found]))
     for run in found:
         if run.problem:
@@ -53,7 +64,8 @@ def _listing_row(run: RunListing) -> tuple[object, ...]:
     units = f"{run.n_units}/{run.n_planned}" if run.n_planned is not None else run.n_units
     size = readable_bytes(run.bytes)
     begun = run.created.replace("T", " ")[:16]
-    return run.path, run.state, run.model, run.n_examples, run.n_failures, units, size, begun
+    counts = run.n_examples, run.n_failures, units, size, begun
+    return run.path, run.state, run.model, *counts, ", ".join(run.tags)
 
 
 @runs.command("show", epilog="Example: actscope runs show runs/cat")
@@ -66,7 +78,7 @@ def show(run: Path, as_json: bool) -> None:
     with open_run(run) as opened:
         summary = opened.summary()
         if as_json:
-            data = {"path": str(run), "spec": opened.spec, "summary": summary.to_json()}
+            data = {"path": str(run), "tags": opened.tags, "spec": opened.spec, "summary": summary.to_json()}
             click.echo(json.dumps(data, indent=1, default=str))
             return
         _print_run(opened, summary)
@@ -107,6 +119,7 @@ def _facts(run: Run, summary: RunSummary) -> Iterator[tuple[str, object]]:
     )
     yield "examples", f"{summary.n_examples:,} captured, {summary.n_failures:,} failed"
     yield "tokens", tokens
+    yield "tags", ", ".join(run.tags) or "none"
     yield "fingerprint", run.fingerprint or "none"
     yield "begun", run.created
     yield "time", ", ".join(f"{k} {v:.1f} s" for k, v in summary.timings.items()) or "unknown"

@@ -15,6 +15,7 @@ from actscope.stores._run_folder import STORES, FolderRunWriter, FolderStorage, 
 from actscope.stores._slice import RunSlice, shuffled_rows
 from actscope.stores._stored_unit import StoredUnit
 from actscope.stores._summary import RunSummary, SiteSummary
+from actscope.stores._tags import read_tags, tag_run
 from actscope.stores._units import TABLES
 from actscope.stores._verify import (
     Problem,
@@ -62,9 +63,11 @@ __all__ = [
     "list_runs",
     "merge_runs",
     "open_run",
+    "read_tags",
     "repair_run",
     "shuffled_rows",
     "stored_plan",
     "sweep",
+    "tag_run",
     "verify_run",
 ]

@@ -13,6 +13,7 @@ from actscope.stores._io import TEMP_PREFIX, disk_errors, fail_point, move, sync
 from actscope.stores._layer_file import layer_file_name
 from actscope.stores._records import COMMITS, RUN_FILE, CommitRecord, load_commit
 from actscope.stores._run_folder import STORES
+from actscope.stores._tags import TAGS_FILE
 from actscope.stores._verify import DAMAGED
 
 __all__ = ["DiskUsage", "delete_run", "disk_usage"]
@@ -62,7 +63,7 @@ def disk_usage(path: str | Path) -> DiskUsage:
         usage.total += size
         if name in named:
             usage.tables += size - min(size, named[name])
-        elif name == RUN_FILE or (name.startswith(COMMITS + "/") and file.suffix == ".json"):
+        elif name in (RUN_FILE, TAGS_FILE) or (name.startswith(COMMITS + "/") and file.suffix == ".json"):
             usage.records += size
         else:
             usage.leftovers += size
@@ -123,7 +124,8 @@ def _foreign(folder: Path) -> Iterator[str]:
     for entry in folder.iterdir():
         if entry.is_symlink() or not (entry.is_dir() and entry.name in own):
             layer = entry.suffix == ".npy" and entry.name in layer_files
-            if entry.name != RUN_FILE and not layer and not entry.name.startswith(TEMP_PREFIX):
+            own_file = entry.name in (RUN_FILE, TAGS_FILE)
+            if not own_file and not layer and not entry.name.startswith(TEMP_PREFIX):
                 yield entry.name
             continue
         for inside in entry.iterdir():

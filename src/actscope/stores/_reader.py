@@ -26,6 +26,7 @@ from actscope.stores._slice import RunSlice, Sliceable
 from actscope.stores._stored_batch import stored_examples
 from actscope.stores._stored_unit import StoredUnit, UnitFiles, format_of
 from actscope.stores._summary import RunSummary, summarise
+from actscope.stores._tags import read_tags
 from actscope.stores._verify import VerifyReport, find_runs, verify_run
 
 if TYPE_CHECKING:
@@ -123,6 +124,15 @@ class Run(Sliceable):
     def created(self) -> str:
         """When the run was begun, ISO time."""
         return self._record.created
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Words the run was given, as they are now.
+
+        Raises:
+            DamagedRunError: their file is not as it was written.
+        """
+        return read_tags(self.path)
 
     @cached_property
     def _units(self) -> list[StoredUnit]:

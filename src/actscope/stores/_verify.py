@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from actscope.core.arrays import dtype_name
 from actscope.core.errors import ActscopeError, DamagedRunError
@@ -23,6 +24,8 @@ from actscope.stores._records import (
     load_run,
 )
 from actscope.stores._stored_unit import data_path, format_of
+from actscope.stores._tags import read_tags
+from actscope.stores._where import RUNS, Where
 
 __all__ = [
     "Problem",
@@ -101,6 +104,8 @@ class RunListing:
         n_failures: Examples that could not be captured.
         bytes: Size of the data files.
         problem: The first thing that is wrong, empty where nothing is.
+        tags: Words it was given.
+        spec: The spec as JSON, empty for a bare run.
     """
 
     path: Path
@@ -115,6 +120,17 @@ class RunListing:
     n_failures: int = 0
     bytes: int = 0
     problem: str = ""
+    tags: tuple[str, ...] = ()
+    spec: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for JSON."""
+        return {**asdict(self), "path": str(self.path), "name": self.name}
 
 
 def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
@@ -146,9 +162,23 @@ def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
     return report
 
 
-def list_runs(folder: str | Path) -> list[RunListing]:
-    """The runs in a folder and its subfolders (or the folder itself), by path."""
-    return [_list_run(path) for path in find_runs(Path(folder))]
+def list_runs(folder: str | Path, where: str | None = None) -> list[RunListing]:
+    """The runs in a folder and its subfolders (or the folder itself), by path.
+
+    Args:
+        folder: Where to look.
+        where: Which of them, such as ``model == 'demo' and 'baseline' in tags``: fields of
+            ``RunListing``, else of the spec (``span``, ``spec.model.dtype``).
+
+    Raises:
+        BadInputError: no condition, or a field that none of the runs has.
+    """
+    condition = None if where is None else Where.parse(where, RUNS)
+    found = [_list_run(path) for path in find_runs(Path(folder))]
+    if condition is None or not found:
+        return found
+    condition.check(found)
+    return [run for run in found if condition.matches(run)]
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -330,6 +360,11 @@ def _list_run(path: Path) -> RunListing:
         n_examples += commit.counts["examples"]
         n_failures += len(commit.errors)
         size += commit.bytes
+    tags: tuple[str, ...] = ()
+    try:
+        tags = read_tags(path)
+    except ActscopeError as error:
+        problem = problem or error.what
     planned = None if run.plan is None else run.plan.unit_ids()
     done = planned is None or units.issuperset(planned)
     model = (run.spec or {}).get("model")
@@ -346,4 +381,6 @@ def _list_run(path: Path) -> RunListing:
         n_failures=n_failures,
         bytes=size,
         problem=problem,
+        tags=tags,
+        spec=run.spec or {},
     )

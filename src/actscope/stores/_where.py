@@ -1,4 +1,4 @@
-"""Choose examples by what is known of them: a small language, parsed and never run as code.
+"""Choose examples or runs by what is known of them: a small language, never run as code.
 
     category == 'refusal' and n_tokens > 8
     not correct or model in ['a', 'b']
@@ -6,8 +6,9 @@
 
 Names are the fields of an example's record (id, index, n_tokens, n_prompt_tokens, text, response,
 thought, note), else of its metadata; ``metadata.NAME`` is always the latter, dots go into nested
-metadata. ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in``, ``not in``, ``and``, ``or``, ``not``
-and parentheses mean what they mean in Python. A field that an example lacks is null, which equals
+metadata. Of a run they are those of ``RUNS``, else of its spec: ``spec.model.dtype``, ``span``.
+``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in``, ``not in``, ``and``, ``or``, ``not``
+and parentheses mean what they mean in Python. A field that is not there is null, which equals
 null, is in nothing and is neither smaller nor larger than anything.
 """
 
@@ -18,34 +19,64 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from actscope.core.activations import ExampleRecord
 from actscope.core.errors import BadInputError, UnknownNameError
 
-__all__ = ["FIELDS", "Where"]
+__all__ = ["EXAMPLES", "RUNS", "Subject", "Where"]
 
-FIELDS = (
-    "id", "index", "n_tokens", "n_prompt_tokens", "text", "response", "thought", "note",
+
+@dataclass(frozen=True)
+class Subject:
+    """What conditions are about.
+
+    Attributes:
+        noun: What several of them are called.
+        fields: Attributes that a condition may name.
+        rest: The attribute that holds everything else, nested.
+        instance: A condition, to learn from.
+    """
+
+    noun: str
+    fields: tuple[str, ...]
+    rest: str
+    instance: str
+
+
+EXAMPLES = Subject(
+    "examples",
+    ("id", "index", "n_tokens", "n_prompt_tokens", "text", "response", "thought", "note"),
+    "metadata",
+    "category == 'refusal' and n_tokens > 8",
+)
+RUNS = Subject(
+    "runs",
+    ("name", "state", "store", "fingerprint", "model", "created", "tags", "n_units",
+     "n_planned", "n_examples", "n_failures", "bytes"),
+    "spec",
+    "model == 'demo' and state == 'complete' and 'baseline' in tags",
 )  # fmt: skip
+
 _WORDS = {"null": None, "none": None, "true": True, "false": False}
 _LONGEST = 10_000
-_Value = Callable[[ExampleRecord], Any]
+_Value = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Where:
-    """A condition on examples.
+    """A condition on examples, or on runs.
 
     Attributes:
         text: As it was written.
-        names: The fields it asks for, as paths into metadata where they are no record fields.
+        names: What it asks for: fields, or paths into what holds the rest.
+        about: What it is a condition on.
     """
 
     text: str
     names: frozenset[tuple[str, ...]]
+    about: Subject
     _test: _Value
 
     @classmethod
-    def parse(cls, text: str) -> Where:
+    def parse(cls, text: str, about: Subject = EXAMPLES) -> Where:
         """Read a condition.
 
         Raises:
@@ -56,44 +87,51 @@ class Where:
                 "the condition is too long", got=f"{len(text)} characters", expected=_LONGEST
             )
         try:
-            reader = _Reader(text)
+            reader = _Reader(text, about)
             test = reader.read(ast.parse(text.strip(), mode="eval").body)
         except BadInputError:
             raise
         except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
-            raise _not_a_condition(text, getattr(error, "msg", "") or str(error)) from error
-        return cls(text, frozenset(reader.names), test)
+            raise _not_a_condition(
+                text, getattr(error, "msg", "") or str(error), about
+            ) from error
+        return cls(text, frozenset(reader.names), about, test)
 
-    def matches(self, record: ExampleRecord) -> bool:
-        """Whether an example meets it.
+    def matches(self, record: object) -> bool:
+        """Whether an example or a run meets it.
 
         Raises:
             BadInputError: two values that have no order are compared, with both.
         """
         return bool(self._test(record))
 
-    def check(self, records: Iterable[ExampleRecord]) -> None:
-        """Refuse a name that no example has: it would choose nothing, silently.
+    def check(self, records: Iterable[object]) -> None:
+        """Refuse a name that nothing here has: it would choose nothing, silently.
 
         Raises:
             UnknownNameError: such a name.
         """
         missing = set(self.names)
-        known: set[str] = set(FIELDS)
+        about = self.about
+        known: set[str] = set(about.fields)
         for record in records:
-            missing = {path for path in missing if not _has(record, path)}
+            rest = cast("Mapping[str, Any]", getattr(record, about.rest))
+            missing = {path for path in missing if not _has(rest, path, about)}
             if not missing:
                 return
-            known |= set(record.metadata)
+            known |= set(rest)
         if missing:
-            raise UnknownNameError("field of the examples", ".".join(min(missing)), sorted(known))
+            raise UnknownNameError(
+                f"field of the {about.noun}", ".".join(min(missing)), sorted(known)
+            )
 
 
 class _Reader:
     """From a syntax tree to a function of a record."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, about: Subject) -> None:
         self._text = text
+        self._about = about
         self.names: set[tuple[str, ...]] = set()
 
     def read(self, node: ast.expr) -> _Value:
@@ -114,10 +152,10 @@ class _Reader:
         operands = [self.read(part) for part in (node.left, *node.comparators)]
         for op in node.ops:
             if type(op) not in _COMPARE:
-                raise _not_a_condition(self._text, f"{type(op).__name__} is no comparison here")
+                raise self._refused(f"{type(op).__name__} is no comparison here")
         steps = list(zip(node.ops, operands, operands[1:], strict=False))
 
-        def test(record: ExampleRecord) -> bool:
+        def test(record: object) -> bool:
             return all(_COMPARE[type(op)](a(record), b(record)) for op, a, b in steps)
 
         return test
@@ -129,13 +167,17 @@ class _Reader:
             value = _WORDS[first.lower()]
             return lambda _: value
         self.names.add(path)
-        if first == "metadata" and inner:
-            return lambda r: _inside(r.metadata, inner)
-        if first in FIELDS:
+        rest = self._about.rest
+        if first == rest and inner:
+            return lambda r: _inside(getattr(r, rest), inner)
+        if first in self._about.fields:
             if inner:
-                raise _not_a_condition(self._text, f"{first} has no fields of its own")
-            return lambda r: getattr(r, first)
-        return lambda r: _inside(r.metadata, path)
+                raise self._refused(f"{first} has no fields of its own")
+            return lambda r: _as_json(getattr(r, first))
+        return lambda r: _inside(getattr(r, rest), path)
+
+    def _refused(self, reason: str) -> BadInputError:
+        return _not_a_condition(self._text, reason, self._about)
 
     def _path(self, node: ast.expr) -> tuple[str, *tuple[str, ...]]:
         if isinstance(node, ast.Name):
@@ -144,18 +186,18 @@ class _Reader:
             return (*self._path(node.value), node.attr)
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             return (*self._path(node.value), str(node.slice.value))
-        raise _not_a_condition(self._text, f"{ast.unparse(node)[:40]!r} is no field")
+        raise self._refused(f"{ast.unparse(node)[:40]!r} is no field")
 
     def _constant(self, node: ast.expr) -> _Value:
         try:
             value = ast.literal_eval(node)
         except (ValueError, TypeError):
             what = ast.unparse(node)[:40]
-            raise _not_a_condition(
-                self._text, f"{what!r} is neither a field nor a text, number or list"
+            raise self._refused(
+                f"{what!r} is neither a field nor a text, number or list"
             ) from None
         if not isinstance(value, (str, int, float, list, tuple)):
-            raise _not_a_condition(self._text, f"{value!r} is no text, number or list")
+            raise self._refused(f"{value!r} is no text, number or list")
         return lambda _: cast("object", value)
 
 
@@ -196,6 +238,10 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 
 
+def _as_json(value: Any) -> Any:
+    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+
+
 def _inside(value: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         if not isinstance(value, Mapping) or name not in value:
@@ -204,21 +250,21 @@ def _inside(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-def _has(record: ExampleRecord, path: tuple[str, ...]) -> bool:
-    if path[0] in FIELDS:
+def _has(rest: Mapping[str, Any], path: tuple[str, ...], about: Subject) -> bool:
+    if path[0] in about.fields:
         return True
-    value: Any = record.metadata
-    for name in path[1:] if path[0] == "metadata" else path:
+    value: Any = rest
+    for name in path[1:] if path[0] == about.rest else path:
         if not isinstance(value, Mapping) or name not in value:
             return False
         value = cast("Mapping[str, Any]", value)[name]
     return True
 
 
-def _not_a_condition(text: str, reason: str) -> BadInputError:
+def _not_a_condition(text: str, reason: str, about: Subject) -> BadInputError:
     return BadInputError(
-        f"{text!r:.80} is no condition on examples",
+        f"{text!r:.80} is no condition on {about.noun}",
         got=reason,
         expected="fields, texts, numbers and lists with == != < <= > >= in, and, or, not",
-        next_step="for example: category == 'refusal' and n_tokens > 8",
+        next_step=f"for example: {about.instance}",
     )
