@@ -1,4 +1,4 @@
-"""A progress bar for a capture: examples, tokens a second, time left."""
+"""Progress bars: of a capture by examples and tokens a second, of an export by units."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-__all__ = ["Bar"]
+__all__ = ["Bar", "UnitBar"]
 
 LINE_EVERY = 30.0
 """Seconds between two lines in a log file or a pipe."""
@@ -77,3 +77,48 @@ class Bar:
     def notice(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(Text(text, style="yellow"), soft_wrap=True)
+
+
+class UnitBar:
+    """Draws how many units are done; a plain line now and then where stderr is no terminal.
+
+    Args:
+        console: Where to draw.
+        doing: A word for what is done to them.
+    """
+
+    def __init__(self, console: Console, doing: str) -> None:
+        self._console = console
+        self._doing = doing
+        self._bar = RichProgress(
+            TextColumn(doing),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("units"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(doing, total=None)
+        self._said = time.perf_counter()
+
+    def __enter__(self) -> UnitBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many of all units are done."""
+        self._bar.update(self._task, completed=done, total=total)
+        now = time.perf_counter()
+        if not self._console.is_terminal and now - self._said >= LINE_EVERY:
+            self._said = now
+            self._console.print(f"{self._doing}: {done:,} of {total:,} units")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from actscope.cli._console import complain, console, counted, table
+from actscope.cli._console import complain, console, counted, error_console, table
 from actscope.core.errors import BadInputError
 
 __all__ = ["add_commands"]
@@ -51,6 +51,7 @@ def export(
     options: tuple[str, ...],
 ) -> None:
     """Write a run as files of another program; the same command again goes on where it stopped."""
+    from actscope.cli._progress import UnitBar
     from actscope.formats import FORMATS, export_run
 
     if FORMATS.get(form).holds == "directions":
@@ -63,7 +64,11 @@ def export(
             f"{form} holds activations; only directions take a second run",
             next_step="--to gguf, steering-vectors or repeng",
         )
-    report = export_run(run, form, out, sites=sites, layers=layers, options=_pairs(options))
+    given = _pairs(options)
+    with UnitBar(error_console(), "exporting") as bar:
+        report = export_run(
+            run, form, out, sites=sites, layers=layers, options=given, progress=bar
+        )
     for note in report.notes:
         complain(note, colour="yellow")
     line = f"{out}: {counted(report.examples, 'example')}, {counted(len(report.sites), 'site')}"
