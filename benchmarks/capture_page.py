@@ -41,7 +41,7 @@ def _ratios(rows: list[dict[str, Any]]) -> list[str]:
         what, floor = MEASURES[row["row"]]
         target = ", ".join(f"{clock} <= {most:g}" for clock, most in row["most"].items())
         if "least" in row:
-            target += f" (F + W: {row['least']['wall']:.2f})"
+            target += f" (F + W alone: {row['least']['wall']:.2f})"
         ours, other, ratio = (
             f"{row[key]['cpu']:.2f} ({row[key]['wall']:.2f})" for key in ("ours", "floor", "ratio")
         )

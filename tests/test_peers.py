@@ -179,6 +179,8 @@ def test_wrong_values_have_no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_the_committed_figures_make_a_page_and_no_value_in_them_is_wrong() -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     text = page.peers_table(results)
+    docs = Path(__file__).parent.parent / "docs" / "performance.md"
+    assert text in docs.read_text(encoding="utf-8")
     for name, record in results.items():
         assert name in capture_models.MODELS
         assert f"**{name}**" in text

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from pathlib import Path
 from typing import Any
+
+BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 
 TITLES = {
     "all_layers": "all layers, all tokens",
@@ -152,3 +156,16 @@ def peers_table(results: dict[str, Any]) -> str:
         "`np.save` and nothing else. Made by `python benchmarks/peers/run.py`.\n"
     )
     return "\n".join([intro, *(model_table(name, record) for name, record in results.items())])
+
+
+def write(page: Path, results: dict[str, Any]) -> None:
+    """Put the tables between the page's marks."""
+    head, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    tail = rest.split(END)[1]
+    page.write_text(f"{head}{BEGIN}\n{peers_table(results)}{END}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    root = Path(__file__).parents[2]
+    figures = root / "benchmarks/results/peers.json"
+    write(root / "docs/performance.md", json.loads(figures.read_text(encoding="utf-8")))

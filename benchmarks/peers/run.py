@@ -30,10 +30,11 @@ import capture_models  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from actscope.core.provenance import environment  # noqa: E402
-from peers import environments, reference  # noqa: E402
+from peers import environments, page, reference  # noqa: E402
 from peers.tasks import TASKS  # noqa: E402
 
 RESULTS = HERE.parent / "results" / "peers.json"
+PAGE = HERE.parents[1] / "docs" / "performance.md"
 PEERS = (
     "hooks", "nnsight", "nnterp", "hf", "transformer_lens", "hooked_transformer", "sae_lens",
 )  # fmt: skip
@@ -171,6 +172,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--venvs", type=Path, default=environments.default_folder())
     parser.add_argument("--scratch", type=Path, help="where models and captures lie meanwhile")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, help="where the tables go, if not to the docs")
     return parser.parse_args(given)
 
 
@@ -187,6 +189,8 @@ def main() -> None:
             results[name] = record
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(results, indent=1) + "\n")
+    if args.page is not None or args.out == RESULTS:
+        page.write(args.page or PAGE, results)
 
 
 if __name__ == "__main__":

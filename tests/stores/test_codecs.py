@@ -246,6 +246,13 @@ def test_a_capture_says_what_it_cost(tmp_path):
             assert 0 < told.rms_error < 0.02
 
 
+def test_a_store_without_codecs_is_refused_before_anything_runs(tmp_path):
+    words = ["capture", "--prompt", "No.", "--store", "npy_layers", "--codec", "int8"]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "r")])
+    assert done.exit_code == 2 and not (tmp_path / "r").exists()
+    assert "plain values only" in done.output + (done.stderr or "")
+
+
 def test_a_dry_run_counts_coded_bytes(tmp_path):
     model = actscope.load_model("demo")
     extractor = actscope.ActivationExtractor(model, [0])

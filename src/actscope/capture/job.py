@@ -203,6 +203,12 @@ def _refuse_in_vain(request: Request) -> None:
             f"{type(storage).__name__} has no bfloat16",
             next_step="--storage-dtype float16 or float32, or --store shards",
         )
+    if options.codec is not None and not getattr(storage, "takes_codecs", False):
+        raise BadInputError(
+            f"{type(storage).__name__} keeps plain values only",
+            got=f"codec {options.codec}",
+            next_step="leave --codec out, or use --store shards",
+        )
 
 
 def examples_in(units: Sequence[tuple[int, int]]) -> int:

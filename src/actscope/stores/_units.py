@@ -262,17 +262,21 @@ def _place(site: Site, row: int, batch: ActivationBatch) -> str:
     return f"example {batch.examples[example].id!r}, token position {position}"
 
 
-def _blocks(array: Array) -> Iterator[npt.NDArray[np.float64]]:
-    """``[rows, values]`` pieces in float64, small enough for the processor's cache."""
+def _blocks(array: Array) -> Iterator[tuple[Array, npt.NDArray[np.float64]]]:
+    """``[rows, values]`` pieces small enough for the processor's cache, plain and in float64.
+
+    The first is for what is as good in the array's own dtype, where that is fast there.
+    """
     flat = array.reshape(len(array), -1) if array.size else array.reshape(0, 1)
     step = max(1, _BLOCK // max(1, flat.shape[1]))
     for at in range(0, len(flat), step):
-        yield flat[at : at + step].astype(np.float64)
+        block = flat[at : at + step].astype(np.float64)
+        yield flat[at : at + step] if array.dtype == np.float32 else block, block
 
 
 def _absmax(array: Array) -> float:
     largest = 0.0
-    for block in _blocks(array):
+    for _, block in _blocks(array):
         finite = np.abs(block[np.isfinite(block)])
         largest = max(largest, float(finite.max(initial=0.0)))
     return largest
@@ -286,10 +290,10 @@ def _measured(array: Array) -> TensorEntry:
     norms: list[npt.NDArray[np.float64]] = []
     largest, non_finite = 0.0, 0
     with np.errstate(all="ignore"):
-        for block in _blocks(array):
+        for piece, block in _blocks(array):
             if array.ndim > 1:
                 norms.append(np.sqrt(np.vecdot(block, block)))
-            most = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
+            most = max(float(piece.max(initial=0.0)), -float(piece.min(initial=0.0)))
             if np.isfinite(most):
                 largest = max(largest, most)
             else:
