@@ -17,8 +17,8 @@ from actscope.capture.plan import Footprint
 from actscope.capture.prepare import Prepared, example_record, prepare
 from actscope.core.activations import Batch, TokenRow
 from actscope.core.arrays import dtype_name
-from actscope.core.coding import coded_share
 from actscope.core.batching import length_sorted_batches, padding_of
+from actscope.core.coding import coded_share
 from actscope.core.errors import ExampleError
 from actscope.core.protocols import Source
 from actscope.core.sites import Site
@@ -91,7 +91,7 @@ class Counts:
     failures: Counter[str] = field(default_factory=Counter[str])
 
     def bytes_by_site(self, cost: RowCost) -> dict[Site, int]:
-        """Bytes of each site's array on disk; what a codec saves of unknown values is not counted."""
+        """Bytes of each site's array on disk; what zstd may save is not counted."""
         counted = (
             (cost.per_row, self.rows),
             (cost.per_example, self.examples),

@@ -142,8 +142,7 @@ class DatasetRunner:
             self._progress.notice(notice)
         job.check()
         job, writer = _opened(job)
-        if tags:
-            _tag(Path(writer.path), tags)
+        _tag(Path(writer.path), tags)
         self._tracking.started(job.run_id, job.spec.to_json(), self._further(job, writer))
         state = "failed"
         try:
@@ -287,9 +286,10 @@ def _figures(path: Path) -> dict[str, float]:
 
 
 def _tag(path: Path, tags: Sequence[str]) -> None:
-    from actscope.stores import tag_run
+    if tags:
+        from actscope.stores import tag_run
 
-    tag_run(path, tags)
+        tag_run(path, tags)
 
 
 def _opened(job: Job) -> tuple[Job, RunWriter]:

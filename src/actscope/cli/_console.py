@@ -17,7 +17,7 @@ def console() -> Console:
     from rich.console import Console
 
     plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=140)
+    return plain if plain.is_terminal else Console(highlight=False, width=180)
 
 
 def error_console() -> Console:

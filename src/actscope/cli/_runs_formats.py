@@ -66,9 +66,7 @@ def export(
         )
     given = _pairs(options)
     with UnitBar(error_console(), "exporting") as bar:
-        report = export_run(
-            run, form, out, sites=sites, layers=layers, options=given, progress=bar
-        )
+        report = export_run(run, form, out, sites=sites, layers=layers, options=given, progress=bar)
     for note in report.notes:
         complain(note, colour="yellow")
     line = f"{out}: {counted(report.examples, 'example')}, {counted(len(report.sites), 'site')}"

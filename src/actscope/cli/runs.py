@@ -51,8 +51,11 @@ def list_(folder: Path, where: str | None, as_json: bool) -> None:
         click.echo(f"no runs in {folder}" + (f" where {where}" if where else ""))
         return
     columns = ["run", "state", "model", "examples#", "failures#", "units#", "size#", "begun"]
-    columns.append("tags")
-    console().print(table("", columns, [_listing_row(run) for run in found]))
+    rows = [_listing_row(run) for run in found]
+    if any(run.tags for run in found):
+        columns.append("tags")
+        rows = [(*row, ", ".join(run.tags)) for row, run in zip(rows, found, strict=True)]
+    console().print(table("", columns, rows))
     for run in found:
         if run.problem:
             complain(f"{run.path}: {run.problem}")
@@ -64,8 +67,7 @@ def _listing_row(run: RunListing) -> tuple[object, ...]:
     units = f"{run.n_units}/{run.n_planned}" if run.n_planned is not None else run.n_units
     size = readable_bytes(run.bytes)
     begun = run.created.replace("T", " ")[:16]
-    counts = run.n_examples, run.n_failures, units, size, begun
-    return run.path, run.state, run.model, *counts, ", ".join(run.tags)
+    return run.path, run.state, run.model, run.n_examples, run.n_failures, units, size, begun
 
 
 @runs.command("show", epilog="Example: actscope runs show runs/cat")
@@ -78,7 +80,12 @@ def show(run: Path, as_json: bool) -> None:
     with open_run(run) as opened:
         summary = opened.summary()
         if as_json:
-            data = {"path": str(run), "tags": opened.tags, "spec": opened.spec, "summary": summary.to_json()}
+            data = {
+                "path": str(run),
+                "tags": opened.tags,
+                "spec": opened.spec,
+                "summary": summary.to_json(),
+            }
             click.echo(json.dumps(data, indent=1, default=str))
             return
         _print_run(opened, summary)

@@ -63,7 +63,9 @@ def disk_usage(path: str | Path) -> DiskUsage:
         usage.total += size
         if name in named:
             usage.tables += size - min(size, named[name])
-        elif name in (RUN_FILE, TAGS_FILE) or (name.startswith(COMMITS + "/") and file.suffix == ".json"):
+        elif name in (RUN_FILE, TAGS_FILE) or (
+            name.startswith(COMMITS + "/") and file.suffix == ".json"
+        ):
             usage.records += size
         else:
             usage.leftovers += size

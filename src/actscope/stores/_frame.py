@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from actscope.core.activations import ExampleRecord
 from actscope.core.errors import BadInputError
-from actscope.stores._where import FIELDS
+from actscope.stores._where import EXAMPLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def frame_of(records: Iterable[ExampleRecord]) -> pd.DataFrame:
 
 
 def _row(record: ExampleRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(record, name) for name in FIELDS}
+    row: dict[str, Any] = {name: getattr(record, name) for name in EXAMPLES.fields}
     for name, value in record.metadata.items():
-        row[f"metadata.{name}" if name in FIELDS else name] = value
+        row[f"metadata.{name}" if name in EXAMPLES.fields else name] = value
     return row

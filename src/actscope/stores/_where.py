@@ -92,9 +92,7 @@ class Where:
         except BadInputError:
             raise
         except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
-            raise _not_a_condition(
-                text, getattr(error, "msg", "") or str(error), about
-            ) from error
+            raise _not_a_condition(text, getattr(error, "msg", "") or str(error), about) from error
         return cls(text, frozenset(reader.names), about, test)
 
     def matches(self, record: object) -> bool:
@@ -193,9 +191,7 @@ class _Reader:
             value = ast.literal_eval(node)
         except (ValueError, TypeError):
             what = ast.unparse(node)[:40]
-            raise self._refused(
-                f"{what!r} is neither a field nor a text, number or list"
-            ) from None
+            raise self._refused(f"{what!r} is neither a field nor a text, number or list") from None
         if not isinstance(value, (str, int, float, list, tuple)):
             raise self._refused(f"{value!r} is no text, number or list")
         return lambda _: cast("object", value)
