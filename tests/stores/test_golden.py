@@ -55,6 +55,11 @@ def test_a_golden_run_reads_as_it_was_written(version, name):
                 assert found.shape == (expected["heads"][key], n, n)
             elif not expected["pooled"]:
                 assert len(found) == n and run.positions(i).tolist() == list(range(n))
+    codec = expected["spec"].get("codec")
+    coded = {
+        e.coding.codec for u in run.stored_units for e in u.commit.tensors.values() if e.coding
+    }
+    assert coded == ({codec} if codec else set())
     summary = run.summary()
     assert (summary.n_units, summary.n_examples, summary.n_failures) == (2, 3, 1)
     assert summary.errors == {"too_long": 1} and summary.timings == {"capture": 0.5}
