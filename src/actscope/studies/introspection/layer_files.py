@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from actscope.core.arrays import Array
 from actscope.core.errors import DamagedRunError, NumericRangeError
-from actscope.stores._formats import checksum
-from actscope.stores._io import TEMP_PREFIX, disk_errors, make_folder, sync_folder
+from actscope.stores import TEMP_PREFIX, checksum, disk_errors, make_folder, sync_folder
 
 __all__ = ["LayerFiles", "layer_file_name", "left_padded"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from actscope.core.errors import DamagedRunError, OutputFolderError, RunMismatchError
 from actscope.core.provenance import environment
 from actscope.core.spec import UnitPlan, spec_differences
-from actscope.stores._io import TEMP_PREFIX, disk_errors, make_folder, publish, put_if_absent
+from actscope.stores import TEMP_PREFIX, disk_errors, make_folder, publish, put_if_absent
 from actscope.studies.introspection.job import FORMAT, Job
 
 __all__ = ["CONFIG", "UNITS", "adopt", "committed", "read_config", "unit_record", "write_json"]
