@@ -1,62 +1,162 @@
-"""Which texts begin alike, and how they go through a model so that the beginning is read once."""
+"""Which texts begin alike, and how they go through a model so that the beginning is read once.
+
+Such a batch takes several passes: one over the beginnings, each padded to the longest, and one or
+more over what is left of the texts, cut by length so that little is padded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SHORTEST_SHARED", "shared_batches"]
+__all__ = ["SHORTEST_SHARED", "Group", "end_passes", "shared_batches"]
 
 SHORTEST_SHARED = 16
 """Tokens: a shorter beginning is not worth a pass of its own."""
 LEAST_SAVED = 0.2
-"""Of a batch's tokens; below that it runs as any other batch."""
-ALIKE = 0.9
-"""Groups go together if the shortest beginning has at least so much of the longest."""
+"""Of a batch's tokens and passes; below that its texts run as any others."""
+LARGEST_WHOLE = 8
+"""Tokens of a batch's texts, in budgets: all of their rows are held, shared or not."""
 
 Ids = npt.NDArray[np.int64]
-Group = tuple[int, list[int]]
 
 
-def shared_batches(texts: Sequence[Ids], batch_tokens: int) -> list[tuple[int, list[int]]]:
+@dataclass(frozen=True)
+class Group:
+    """Texts that begin alike.
+
+    Attributes:
+        prefix: How many tokens they have in common; each has at least one of its own.
+        members: Their indices.
+    """
+
+    prefix: int
+    members: tuple[int, ...]
+
+
+def shared_batches(
+    texts: Sequence[Ids],
+    batch_tokens: int,
+    pass_tokens: int,
+    groups: Sequence[Sequence[int]] | None = None,
+) -> list[tuple[Group, ...]]:
     """Batches of texts that begin alike; a function of the texts alone.
 
     Args:
         texts: Token ids of each.
-        batch_tokens: Largest number of tokens a batch computes, unless one group has more.
+        batch_tokens: Largest number of tokens of a pass, unless one group has more.
+        pass_tokens: What a pass costs beside its tokens, in tokens.
+        groups: Texts that are known to begin alike, such as the prompts about one question; None
+            looks for them.
 
     Returns:
-        Pairs of (tokens of the shared beginnings, indices of the texts). Texts of one batch whose
-        first so many tokens are equal can share them. What shares nothing is in no batch.
+        The groups of each batch. What saves nothing is in no batch.
     """
-    groups = sorted(_groups(texts), key=lambda group: (-group[0], group[1]))
-    batches: list[tuple[int, list[Group]]] = []
-    for prefix, members in groups:
-        if batches:
-            first, others = batches[-1][1][0][0], batches[-1][1]
-            joined = [*others, (prefix, members)]
-            if prefix >= ALIKE * first and _cost(texts, prefix, joined) <= batch_tokens:
-                batches[-1] = (prefix, joined)
-                continue
-        batches.append((prefix, [(prefix, members)]))
-    found: list[tuple[int, list[int]]] = []
-    for prefix, joined in batches:
-        places = [place for _, members in joined for place in members]
-        plain = len(places) * max(len(texts[i]) for i in places)
-        if _cost(texts, prefix, joined) <= (1 - LEAST_SAVED) * plain:
-            found.append((prefix, places))
+    found = _found(texts) if groups is None else _known(texts, groups)
+    costs = _Costs(texts, batch_tokens, pass_tokens)
+    pieces = [piece for group in found for piece in costs.pieces(group)]
+    batches: list[list[Group]] = []
+    for piece in sorted(pieces, key=lambda group: (-group.prefix, group.members)):
+        if batches and costs.together(batches[-1], piece):
+            batches[-1].append(piece)
+        else:
+            batches.append([piece])
+    return [tuple(batch) for batch in batches if costs.saves(batch)]
+
+
+def end_passes(lengths: Sequence[int], pass_tokens: int) -> list[list[int]]:
+    """Which ends go through the model together: padding and passes are to cost least.
+
+    Args:
+        lengths: Tokens of each end.
+        pass_tokens: What a pass costs beside its tokens, in tokens; 0 makes one pass of all.
+
+    Returns:
+        Indices of the ends of each pass, the longest first.
+    """
+    alike: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        alike.setdefault(length, []).append(index)
+    falling = sorted(alike, reverse=True)
+    if not pass_tokens:
+        return [[index for length in falling for index in alike[length]]]
+    cost, begins = [0], [0]
+    for stop in range(1, len(falling) + 1):
+        options: list[tuple[int, int]] = []
+        rows = 0
+        for start in range(stop - 1, -1, -1):
+            rows += len(alike[falling[start]])
+            options.append((cost[start] + rows * falling[start] + pass_tokens, start))
+        best, start = min(options)
+        cost.append(best)
+        begins.append(start)
+    passes: list[list[int]] = []
+    stop = len(falling)
+    while stop:
+        together = falling[begins[stop] : stop]
+        passes.append([index for length in together for index in alike[length]])
+        stop = begins[stop]
+    return passes[::-1]
+
+
+class _Costs:
+    """What batches cost in tokens, padding and passes included."""
+
+    def __init__(self, texts: Sequence[Ids], batch_tokens: int, pass_tokens: int) -> None:
+        self._texts = texts
+        self._budget = batch_tokens
+        self._pass = pass_tokens
+
+    def pieces(self, group: Group) -> list[Group]:
+        """The group, or parts of it that fit memory."""
+        longest = max(len(self._texts[i]) for i in group.members)
+        size = max(LARGEST_WHOLE * self._budget // longest, 2)
+        parts = [group.members[i : i + size] for i in range(0, len(group.members), size)]
+        return [Group(group.prefix, part) for part in parts]
+
+    def together(self, batch: Sequence[Group], more: Group) -> bool:
+        """Whether one more group fits, and costs less with the others than alone."""
+        joined = [*batch, more]
+        passes = self._passes(joined)
+        places = [i for group in joined for i in group.members]
+        whole = len(places) * max(len(self._texts[i]) for i in places)
+        if max(passes) > self._budget or whole > LARGEST_WHOLE * self._budget:
+            return False
+        return self._sum(passes) <= self._sum(self._passes(batch)) + self._sum(self._passes([more]))
+
+    def saves(self, batch: Sequence[Group]) -> bool:
+        """Whether it costs clearly less than its texts do without sharing."""
+        plain = sum(len(self._texts[i]) for group in batch for i in group.members)
+        plain += self._pass * -(-plain // self._budget)
+        return self._sum(self._passes(batch)) <= (1 - LEAST_SAVED) * plain
+
+    def _passes(self, batch: Sequence[Group]) -> list[int]:
+        """Tokens of each pass, padding included."""
+        ends = [len(self._texts[i]) - group.prefix for group in batch for i in group.members]
+        cut = end_passes(ends, self._pass)
+        first = len(batch) * max(group.prefix for group in batch)
+        return [first, *(len(part) * max(ends[i] for i in part) for part in cut)]
+
+    def _sum(self, passes: Sequence[int]) -> int:
+        return sum(passes) + self._pass * len(passes)
+
+
+def _known(texts: Sequence[Ids], groups: Sequence[Sequence[int]]) -> list[Group]:
+    """What the texts of each group have in common, where it is worth sharing."""
+    found: list[Group] = []
+    for members in groups:
+        first = texts[members[0]]
+        prefix = min([_common(first, texts[i]) for i in members[1:]], default=0)
+        prefix = min(prefix, min(len(texts[i]) for i in members) - 1)
+        if prefix >= SHORTEST_SHARED:
+            found.append(Group(prefix, tuple(members)))
     return found
 
 
-def _cost(texts: Sequence[Ids], prefix: int, groups: Sequence[Group]) -> int:
-    """Tokens that are computed, padding included."""
-    places = [place for _, members in groups for place in members]
-    return prefix * len(groups) + len(places) * max(len(texts[i]) - prefix for i in places)
-
-
-def _groups(texts: Sequence[Ids]) -> list[Group]:
+def _found(texts: Sequence[Ids]) -> list[Group]:
     """Neighbours in alphabetical order whose common beginning is at least half of each text."""
     order = sorted(range(len(texts)), key=lambda i: (texts[i].tolist(), i))
     groups: list[Group] = []
@@ -73,7 +173,7 @@ def _groups(texts: Sequence[Ids]) -> list[Group]:
             members.append(place)
             prefix = both
         if len(members) > 1:
-            groups.append((prefix, sorted(members)))
+            groups.append(Group(prefix, tuple(sorted(members))))
         at += len(members)
     return groups
 
