@@ -45,11 +45,17 @@ def print_budget(out: Console, budget: Budget) -> None:
         ("units on disk", f"{budget.done} of {budget.units}"),
         ("on disk in all", readable_bytes(budget.total_bytes)),
         ("free", f"{readable_bytes(budget.free_bytes)}: {fits}"),
-        ("tokens shared by the passes", f"{budget.shared:.0%}"),
+        ("tokens shared by the passes", f"{budget.shared:.0%}, {_computed(budget)}"),
     ]
     if budget.seconds is not None:
         pairs.append(("time of the model", f"about {budget.seconds:,.0f} s"))
     out.print(figures("", pairs))
+
+
+def _computed(budget: Budget) -> str:
+    if budget.not_shared:
+        return f"computed for each: {budget.not_shared}"
+    return "computed once"
 
 
 def print_collected(out: Console, done: Collected) -> None:

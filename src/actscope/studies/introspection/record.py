@@ -67,6 +67,8 @@ def adopt(job: Job) -> Job:
         wanted = getattr(job.params, name)
         if wanted is not None and wanted != getattr(plan, name):
             differences.append((name, getattr(plan, name), wanted))
+    if job.params.share_prefix == "off" and plan.share_prefix:
+        differences.append(("share_prefix", "auto", "off"))
     if differences:
         raise RunMismatchError(
             str(folder),
