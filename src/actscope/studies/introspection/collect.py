@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actscope.analysis.choices import read_letters
+from actscope.capture.assembly import Assembly, UnitMemory
 from actscope.capture.batches import PlannedBatch, batches_of
 from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
 from actscope.capture.interrupt import CaptureInterrupted, GracefulStop, StopRequested
 from actscope.capture.oom import run_halving
 from actscope.capture.progress import Progress, Silent
-from actscope.core.activations import ActivationBatch, TokenRow
+from actscope.core.activations import ActivationBatch, ExampleRecord, TokenRow
 from actscope.core.arrays import Array, to_torch
 from actscope.core.errors import RunError
-from actscope.core.protocols import CaptureSession
+from actscope.core.protocols import AHEAD, CaptureSession, Started
 from actscope.core.sites import Site
 from actscope.core.spec import unit_id
 from actscope.studies.introspection.job import SITE, Asked, Budget, Job, resolve
@@ -138,6 +140,7 @@ class _Work:
     captured: int = 0
     tokens: int = 0
     halved: list[int] = field(default_factory=list[int])
+    memory: UnitMemory = field(default_factory=UnitMemory)
 
     def run(self) -> None:
         """Every unit that is missing, then the metadata of all."""
@@ -175,7 +178,7 @@ class _Work:
 
         rows = [one.row for one in asked]
         batches = batches_of(rows, job.plan, job.groups(len(rows)))
-        batch = forward_passes(session, rows, batches, advanced, self.halved)
+        batch = forward_passes(session, rows, batches, advanced, self.halved, self.memory)
         rows_by_pass = self._rows(asked, batch)
         sums = self._store(start - job.plan.start, asked, batch)
         record: dict[str, Any] = {
@@ -229,30 +232,49 @@ def forward_passes(
     batches: Sequence[PlannedBatch],
     advanced: Callable[[int, int], None],
     halved: list[int],
+    memory: UnitMemory | None = None,
 ) -> ActivationBatch:
     """All prompts of a unit through the model, in the order given.
+
+    Args:
+        session: Open on the layers wanted.
+        rows: The prompts.
+        batches: How they go through the model.
+        advanced: Told prompts and tokens after each batch.
+        halved: Gets the size of every batch that did not fit memory.
+        memory: Where the result lies, to be used again for the next unit.
 
     Raises:
         RunError: a prompt does not fit memory even alone.
     """
-    parts: list[ActivationBatch] = []
-    order: list[int] = []
+    whole = Assembly(rows, [len(row) for row in rows], memory)
+    waiting: deque[tuple[Sequence[int], Started]] = deque()
 
-    def run(planned: PlannedBatch, places: Sequence[int]) -> ActivationBatch:
-        return session.run(planned.batch(rows, places))
+    def take() -> None:
+        places, started = waiting[0]
+        whole.put(started(), places)
+        waiting.popleft()
+        advanced(len(places), sum(len(rows[i]) for i in places))
+
+    def begin(planned: PlannedBatch, places: Sequence[int]) -> bool:
+        if len(waiting) == AHEAD:
+            take()
+        waiting.append((places, session.begin(planned.batch(rows, places))))
+        return True
 
     for planned in batches:
-        for done, part in run_halving(planned.places, partial(run, planned), halved.append):
-            if part is None:
+        for done, begun in run_halving(planned.places, partial(begin, planned), halved.append):
+            if begun is None:
                 raise RunError(
                     f"the prompt {rows[done[0]].id!r} does not fit memory even alone",
                     got=f"{len(rows[done[0]])} tokens",
                     next_step="a smaller dtype of the model, --quantization, or another device",
                 )
-            parts.append(part)
-            order += done
-            advanced(len(done), sum(len(rows[i]) for i in done))
-    return ActivationBatch.join(parts, np.argsort(np.argsort(order)).tolist())
+    while waiting:
+        take()
+    records = [ExampleRecord(row.id, i, len(row), len(row)) for i, row in enumerate(rows)]
+    return whole.batch(records)
+
 
 
 def _logits(model: HFModel, last: Array) -> Array:

@@ -141,7 +141,7 @@ def left_padded(
     """
     block = np.zeros((len(bounds), seq, rows.shape[1]), np.dtype(dtype))
     for place, (start, stop) in enumerate(bounds):
-        values: npt.NDArray[np.float32] = rows[start:stop].astype(np.float32)
+        values: npt.NDArray[np.float32] = rows[start:stop].astype(np.float32, copy=False)
         if dtype == "float16":
             _refuse_overflow(values, names, place)
         block[place, seq - (stop - start) :] = values
