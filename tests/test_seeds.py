@@ -197,8 +197,8 @@ def is_expression(word: str, row: str, made: Made) -> None:
     found = eval(word.replace("...", "file"), names)
     if word == "acts[42, -1]":
         rows = json.loads((made.base / "mcq" / "metadata.json").read_text())
-        assert found.shape == (rows[42]["logits"] and names["acts"].shape[2],)
-        assert np.abs(found).max() > 0 and rows[42]["answer_token_index"] == len(names["acts"][42]) - 1
+        assert rows[42]["answer_token_index"] == names["acts"].shape[1] - 1
+        assert found.shape == names["acts"].shape[2:] and np.abs(found).max() > 0
     elif word.endswith(".shape"):
         assert found[0] == N
     else:
