@@ -298,6 +298,18 @@ class TestBadInput:
         with pytest.raises(BadInputError, match="without one"):
             letter_tokens(None, "ABCD")
 
+    def test_letters_are_checked_before_anything_is_written(self, model, tmp_path, monkeypatch):
+        encode = model.tokenizer.encode
+
+        def spelled(text, **how):
+            return [5, 6] if text.strip() == "H" else encode(text, **how)
+
+        monkeypatch.setattr(model.tokenizer, "encode", spelled)
+        with pytest.raises(BadInputError, match="the letters H are no single tokens") as error:
+            collect(model, CollectParams(tmp_path / "run", num_questions=2))
+        assert "'H' is 2 tokens" in str(error.value) and "capital letters" in str(error.value)
+        assert not (tmp_path / "run").exists()
+
     def test_a_range_templates_and_folders_that_are_not_there(self, model, tmp_path):
         for params, said in (
             (CollectParams(tmp_path / "r", offset=448), "offset lies beyond"),
