@@ -205,7 +205,6 @@ def measure_batches(rounds: int) -> dict[str, Any]:
     }
 
 
-
 def resident(field: str) -> int:
     """Memory of this process in kB, as Linux counts it."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -322,15 +321,18 @@ def _costs(found: dict[str, Any]) -> list[str]:
 
 def _sharing(found: dict[str, Any], shared: float) -> list[str]:
     lines = [
-        f"**What the passes share.** {shared:.0%} of the tokens of a question's passes are common to all "
-        f"three. Processor seconds of all questions, {found['rounds']} rounds in turns; the ratio is "
+        f"**What the passes share.** {shared:.0%} of the tokens of a question's passes are common "
+        f"to all three. Processor seconds of all questions, {found['rounds']} rounds in turns; the ratio is "
         "the median of the rounds'.",
         "",
         "| | `--share-prefix auto` | `off` | ratio (lowest to highest) | target |",
         "|---|---|---|---|---|",
     ]
     once, each = found["computed"]["auto"], found["computed"]["off"]
-    for name, key in (("tokens computed, padding included", "tokens"), ("forward passes", "passes")):
+    for name, key in (
+        ("tokens computed, padding included", "tokens"),
+        ("forward passes", "passes"),
+    ):
         ratio = once[key] / each[key]
         lines.append(f"| {name} | {once[key]:,} | {each[key]:,} | {ratio:.2f} | |")
     for name, target in (("forward passes", "at most 0.65"), ("collect", "")):

@@ -159,7 +159,11 @@ def test_the_house_is_in_order() -> None:
         ("analysis/similarity.py", "from actscope.backends.hf import load_model", "analysis must"),
         ("capture/runner.py", "from actscope import cli", "capture must not import actscope.cli"),
         ("utils/things.py", "import os", "'utils' has no floor"),
-        ("formats/pt.py", "from actscope.stores._io import publish", "is private to actscope.stores"),
+        (
+            "formats/pt.py",
+            "from actscope.stores._io import publish",
+            "is private to actscope.stores",
+        ),
         ("studies/a/b.py", "from actscope.stores import _io", "is private to actscope.stores"),
         ("studies/a/b.py", "import actscope.studies.c._d", "is private to actscope.studies.c"),
     ],

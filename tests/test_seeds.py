@@ -43,6 +43,14 @@ def table() -> list[tuple[str, str]]:
     return [(there, here) for there, here in rows[2:]]
 
 
+SEED_FIELDS = """
+question_id question_text options correct_answer_letter model_name checkpoint_id prompt_type
+prompt_text temperature top_p max_new_tokens output_text parsed_answer is_correct logits probs
+entropy logit_margin answer_token_index confidence_token_index self_confidence other_confidence char_length
+token_length question_type has_negation has_ambiguity token_rarity_mean token_rarity_max
+"""
+"""What the seed lists under What Gets Collected."""
+
 ROWS = table()
 
 
@@ -255,13 +263,9 @@ def test_what_a_row_promises_is_there(row: tuple[str, str], made: Made) -> None:
 
 def test_the_page_has_every_field_of_the_seed(made: Made) -> None:
     """The seed's list of what is collected, and no field that its table does not name."""
-    seed = """question_id question_text options correct_answer_letter model_name checkpoint_id
-        prompt_type prompt_text temperature top_p max_new_tokens output_text parsed_answer is_correct
-        logits probs entropy logit_margin answer_token_index confidence_token_index self_confidence
-        other_confidence char_length token_length question_type has_negation has_ambiguity
-        token_rarity_mean token_rarity_max""".split()
+    seed = set(SEED_FIELDS.split())
     named = {word for row in ROWS for cell in row for word in in_code(cell)}
-    assert set(seed) <= named
+    assert seed <= named
     assert made.fields <= named
     page = (ROOT / "docs/introspection.md").read_text(encoding="utf-8")
     listed = page.partition("| field | meaning |")[2].partition("\n\n")[0]

@@ -89,7 +89,9 @@ def test_the_stem_goes_through_the_model_once(both):
     lengths = {p.folder: [r["prompt_tokens"] for r in read(out / "off", p)] for p in PASSES}
     assert computed["off"] >= sum(map(sum, lengths.values()))
     assert computed["auto"] <= 0.64 * computed["off"]
-    plans = [json.loads((out / way / "run_config.json").read_text())["plan"] for way in ("auto", "off")]
+    plans = [
+        json.loads((out / way / "run_config.json").read_text())["plan"] for way in ("auto", "off")
+    ]
     assert [plan["share_prefix"] for plan in plans] == [True, False]
 
 

@@ -88,8 +88,8 @@ class Batch:
         rows: The examples.
         padding_side: Where the shorter ones are filled up; results do not depend on it beyond
             float tolerance.
-        shared: Rows whose first so many tokens are equal compute them once: a number for all rows or
-            one for each; 0 shares nothing.
+        shared: Rows whose first so many tokens are equal compute them once: a number for all rows
+            or one for each; 0 shares nothing.
         pass_tokens: What a forward pass costs beside its tokens, in tokens: ends of rows that share
             a beginning are cut into passes by it; 0 makes one pass of them.
     """
@@ -163,5 +163,3 @@ def _padded(
         ids[index, where] = row
         mask[index, where] = True
     return ids, mask
-
-

@@ -276,7 +276,6 @@ def forward_passes(
     return whole.batch(records)
 
 
-
 def _logits(model: HFModel, last: Array) -> Array:
     """``[n, d_vocab]`` float32 of the last block's rows."""
     pieces = [

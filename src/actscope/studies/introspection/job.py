@@ -341,4 +341,3 @@ def _no_sharing(model: HFModel, params: CollectParams, layers: Sequence[int]) ->
     if len(params.passes) == 1:
         return "there is one pass"
     return model.prefix_refusal(_selection(model, layers))
-
