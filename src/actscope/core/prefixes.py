@@ -6,7 +6,8 @@ more over what is left of the texts, cut by length so that little is padded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ SHORTEST_SHARED = 16
 """Tokens: a shorter beginning is not worth a pass of its own."""
 LEAST_SAVED = 0.2
 """Of a batch's tokens and passes; below that its texts run as any others."""
-LARGEST_WHOLE = 8
+LARGEST_WHOLE = 12
 """Tokens of a batch's texts, in budgets: all of their rows are held, shared or not."""
 
 Ids = npt.NDArray[np.int64]
@@ -47,7 +48,8 @@ def shared_batches(
 
     Args:
         texts: Token ids of each.
-        batch_tokens: Largest number of tokens of a pass, unless one group has more.
+        batch_tokens: Tokens of a pass, on average of the passes of a batch, unless one group has
+            more.
         pass_tokens: What a pass costs beside its tokens, in tokens.
         groups: Texts that are known to begin alike, such as the prompts about one question; None
             looks for them.
@@ -57,14 +59,12 @@ def shared_batches(
     """
     found = _found(texts) if groups is None else _known(texts, groups)
     costs = _Costs(texts, batch_tokens, pass_tokens)
-    pieces = [piece for group in found for piece in costs.pieces(group)]
-    batches: list[list[Group]] = []
-    for piece in sorted(pieces, key=lambda group: (-group.prefix, group.members)):
-        if batches and costs.together(batches[-1], piece):
-            batches[-1].append(piece)
-        else:
-            batches.append([piece])
-    return [tuple(batch) for batch in batches if costs.saves(batch)]
+    batches: list[_Draft] = []
+    for group in sorted(found, key=lambda group: (-group.prefix, group.members)):
+        for draft in costs.drafts(group):
+            both = costs.joined(batches[-1], draft) if batches else None
+            batches[len(batches) - (both is not None) :] = [both or draft]
+    return [batch.groups for batch in batches if costs.saves(batch)]
 
 
 def end_passes(lengths: Sequence[int], pass_tokens: int) -> list[list[int]]:
@@ -80,26 +80,62 @@ def end_passes(lengths: Sequence[int], pass_tokens: int) -> list[list[int]]:
     alike: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         alike.setdefault(length, []).append(index)
-    falling = sorted(alike, reverse=True)
+    counts = {length: len(indices) for length, indices in alike.items()}
+    return [
+        [i for length in together for i in alike[length]] for together in _cut(counts, pass_tokens)
+    ]
+
+
+def _cut(counts: Mapping[int, int], pass_tokens: int) -> list[list[int]]:
+    """Lengths that share a pass, falling: dynamic programming over where passes end.
+
+    Args:
+        counts: How many ends have each length.
+        pass_tokens: As for ``end_passes``.
+    """
+    falling = sorted(counts, reverse=True)
     if not pass_tokens:
-        return [[index for length in falling for index in alike[length]]]
+        return [falling]
     cost, begins = [0], [0]
     for stop in range(1, len(falling) + 1):
-        options: list[tuple[int, int]] = []
-        rows = 0
+        rows, best, begin = 0, -1, 0
         for start in range(stop - 1, -1, -1):
-            rows += len(alike[falling[start]])
-            options.append((cost[start] + rows * falling[start] + pass_tokens, start))
-        best, start = min(options)
+            rows += counts[falling[start]]
+            whole = cost[start] + rows * falling[start] + pass_tokens
+            if best < 0 or whole <= best:
+                best, begin = whole, start
         cost.append(best)
-        begins.append(start)
+        begins.append(begin)
     passes: list[list[int]] = []
     stop = len(falling)
     while stop:
-        together = falling[begins[stop] : stop]
-        passes.append([index for length in together for index in alike[length]])
+        passes.append(falling[begins[stop] : stop])
         stop = begins[stop]
     return passes[::-1]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A batch in the making.
+
+    Attributes:
+        groups: Its groups; the first has the longest beginning.
+        ends: How many ends have each length.
+        longest: Tokens of its longest text.
+        cost: Tokens of its passes, padding and what passes cost beside them included.
+        passes: How many.
+    """
+
+    groups: tuple[Group, ...]
+    ends: Mapping[int, int]
+    longest: int
+    cost: int
+    passes: int
+
+    @property
+    def texts(self) -> int:
+        """How many."""
+        return sum(self.ends.values())
 
 
 class _Costs:
@@ -110,38 +146,43 @@ class _Costs:
         self._budget = batch_tokens
         self._pass = pass_tokens
 
-    def pieces(self, group: Group) -> list[Group]:
-        """The group, or parts of it that fit memory."""
-        longest = max(len(self._texts[i]) for i in group.members)
+    def drafts(self, group: Group) -> list[_Draft]:
+        """The group as a batch, or parts of it that fit memory."""
+        lengths = {i: len(self._texts[i]) for i in group.members}
+        longest = max(lengths.values())
         size = max(LARGEST_WHOLE * self._budget // longest, 2)
         parts = [group.members[i : i + size] for i in range(0, len(group.members), size)]
-        return [Group(group.prefix, part) for part in parts]
+        return [
+            self._draft(
+                (Group(group.prefix, part),),
+                Counter(lengths[i] - group.prefix for i in part),
+                longest,
+            )
+            for part in parts
+        ]
 
-    def together(self, batch: Sequence[Group], more: Group) -> bool:
-        """Whether one more group fits, and costs less with the others than alone."""
-        joined = [*batch, more]
-        passes = self._passes(joined)
-        places = [i for group in joined for i in group.members]
-        whole = len(places) * max(len(self._texts[i]) for i in places)
-        if max(passes) > self._budget or whole > LARGEST_WHOLE * self._budget:
-            return False
-        return self._sum(passes) <= self._sum(self._passes(batch)) + self._sum(self._passes([more]))
+    def joined(self, one: _Draft, more: _Draft) -> _Draft | None:
+        """Both as one batch, where that fits and costs no more."""
+        ends = Counter(one.ends)
+        ends.update(more.ends)
+        both = self._draft(one.groups + more.groups, ends, max(one.longest, more.longest))
+        whole = both.texts * both.longest
+        tokens = both.cost - self._pass * both.passes
+        fits = tokens <= self._budget * both.passes and whole <= LARGEST_WHOLE * self._budget
+        return both if fits and both.cost <= one.cost + more.cost else None
 
-    def saves(self, batch: Sequence[Group]) -> bool:
+    def saves(self, draft: _Draft) -> bool:
         """Whether it costs clearly less than its texts do without sharing."""
-        plain = sum(len(self._texts[i]) for group in batch for i in group.members)
+        plain = sum(len(self._texts[i]) for group in draft.groups for i in group.members)
         plain += self._pass * -(-plain // self._budget)
-        return self._sum(self._passes(batch)) <= (1 - LEAST_SAVED) * plain
+        return draft.cost <= (1 - LEAST_SAVED) * plain
 
-    def _passes(self, batch: Sequence[Group]) -> list[int]:
-        """Tokens of each pass, padding included."""
-        ends = [len(self._texts[i]) - group.prefix for group in batch for i in group.members]
-        cut = end_passes(ends, self._pass)
-        first = len(batch) * max(group.prefix for group in batch)
-        return [first, *(len(part) * max(ends[i] for i in part) for part in cut)]
-
-    def _sum(self, passes: Sequence[int]) -> int:
-        return sum(passes) + self._pass * len(passes)
+    def _draft(self, groups: tuple[Group, ...], ends: Mapping[int, int], longest: int) -> _Draft:
+        cut = _cut(ends, self._pass)
+        tokens = len(groups) * groups[0].prefix
+        tokens += sum(part[0] * sum(ends[length] for length in part) for part in cut)
+        passes = len(cut) + 1
+        return _Draft(groups, ends, longest, tokens + self._pass * passes, passes)
 
 
 def _known(texts: Sequence[Ids], groups: Sequence[Sequence[int]]) -> list[Group]:

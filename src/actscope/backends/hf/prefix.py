@@ -143,15 +143,11 @@ class SharedPrefix:
         """
         from transformers import DynamicCache
 
-        filled = DynamicCache(config=getattr(model, "config", None))
+        filled: Any = DynamicCache(config=getattr(model, "config", None))
         for turn, one in enumerate(self.passes):
             self.turn = turn
             restart()
-            cache: Any = filled
-            if one.group is not None:
-                last = turn == len(self.passes) - 1
-                cache = filled if last else copy.deepcopy(filled)  # a pass adds to its cache
-                cache.reorder_cache(one.group)  # one entry for every row
+            cache = filled if one.group is None else _repeated(filled, one.group)
             with suppress(seen):
                 forward_cached(model, one.ids, one.mask, one.positions, cache)
 
@@ -252,6 +248,17 @@ def _probe_rows(model: HFModel, shorter: int) -> tuple[list[TokenRow], list[int]
     ]
     rows = [TokenRow.from_ids(str(k), row) for k, row in enumerate(made)]
     return rows, [lengths[b] for b, _ in ends]
+
+
+def _repeated(cache: Any, group: torch.Tensor) -> Any:
+    """A cache of its own with one entry for every row; a pass adds to its cache."""
+    mine = copy.copy(cache)
+    mine.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in mine.layers:
+        states = {k: dict(v) for k, v in vars(layer).items() if isinstance(v, dict)}
+        vars(layer).update(states)
+    mine.reorder_cache(group)
+    return mine
 
 
 def _padded(rows: Sequence[Array], pad_id: int, *, left: bool) -> tuple[Array, Array]:
