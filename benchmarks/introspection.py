@@ -322,8 +322,8 @@ def _costs(found: dict[str, Any]) -> list[str]:
 def _sharing(found: dict[str, Any], shared: float) -> list[str]:
     lines = [
         f"**What the passes share.** {shared:.0%} of the tokens of a question's passes are common "
-        f"to all three. Processor seconds of all questions, {found['rounds']} rounds in turns; the ratio is "
-        "the median of the rounds'.",
+        f"to all three. Processor seconds of all questions, {found['rounds']} rounds in turns; the "
+        "ratio is the median of the rounds'.",
         "",
         "| | `--share-prefix auto` | `off` | ratio (lowest to highest) | target |",
         "|---|---|---|---|---|",

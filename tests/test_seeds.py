@@ -38,16 +38,16 @@ IN_WORDS = {
 def table() -> list[tuple[str, str]]:
     text = (ROOT / "docs/seeds.md").read_text(encoding="utf-8")
     section = text.partition("## Seed 001")[2].partition("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
     assert all(len(row) == 2 for row in rows)
-    return [(there, here) for there, here in rows[2:]]
+    return [(there, here) for there, here in rows[1:]]
 
 
 SEED_FIELDS = """
 question_id question_text options correct_answer_letter model_name checkpoint_id prompt_type
 prompt_text temperature top_p max_new_tokens output_text parsed_answer is_correct logits probs
-entropy logit_margin answer_token_index confidence_token_index self_confidence other_confidence char_length
-token_length question_type has_negation has_ambiguity token_rarity_mean token_rarity_max
+entropy logit_margin answer_token_index confidence_token_index self_confidence other_confidence
+char_length token_length question_type has_negation has_ambiguity token_rarity_mean token_rarity_max
 """
 """What the seed lists under What Gets Collected."""
 
