@@ -70,13 +70,16 @@ def print_collected(out: Console, done: Collected) -> None:
         ("activations", readable_bytes(done.bytes)),
         ("time", f"{done.seconds:.1f} s"),
     ]
-    out.print(figures(f"Collected in {done.path}", pairs))
-    out.print(f"next: actscope introspect inspect --data-dir {done.path}/mcq", markup=False)
+    out.print(f"Collected in {done.path}", soft_wrap=True, markup=False, style="bold")
+    out.print(figures("", pairs))
+    following = f"actscope introspect inspect --data-dir {done.path}/mcq"
+    out.print(f"next: {following}", soft_wrap=True, markup=False)
 
 
 def print_inspection(out: Console, collection: Collection, found: Inspection) -> None:
     """Everything about one pass; what is wrong comes last, in yellow."""
-    out.print(figures(f"{collection.path}/{found.folder}", _facts(collection, found)))
+    out.print(f"{collection.path}/{found.folder}", soft_wrap=True, markup=False, style="bold")
+    out.print(figures("", _facts(collection, found)))
     out.print()
     rows = [
         (
