@@ -1,10 +1,12 @@
 """The introspection study on the bundled model and its adapter: every figure of its page.
 
-    python benchmarks/introspection.py [--work introspect-run]
+    python benchmarks/introspection.py [--work introspect-run] [--rounds 5] [--costs-only]
         [--out benchmarks/results/introspection.json] [--page docs/introspection.md]
 
-Collections that are there already are not made again. Batch sizes are measured in processes of
-their own, for the largest memory each of them held.
+Collections that are there already are not made again; --costs-only measures time and memory anew
+and keeps the other figures of --out. Batch sizes are measured in processes of their own, for the
+largest memory each of them held. Processor time is of one thread, in turns, so that what else the
+machine does bears on all ways alike.
 """
 
 from __future__ import annotations
@@ -16,22 +18,29 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 
 import actscope
 from actscope.analysis.resampling import bootstrap
+from actscope.capture.batches import PlannedBatch, batches_of
+from actscope.core.activations import TokenRow
+from actscope.core.protocols import CaptureSession
 from actscope.core.provenance import environment
-from actscope.studies.introspection.collect import collect, dry_run
+from actscope.studies.introspection.collect import collect, dry_run, forward_passes
 from actscope.studies.introspection.data import Collection, open_collection
+from actscope.studies.introspection.job import Job, resolve
 from actscope.studies.introspection.params import (
     AnalysisParams,
     CollectParams,
     IntrospectionParams,
 )
 from actscope.studies.introspection.run import run_introspection
+
+if TYPE_CHECKING:
+    from actscope.backends.hf import HFModel
 
 MARKS = ("<!-- figures begin -->", "<!-- figures end -->")
 BATCHES: tuple[tuple[str, int | None], ...] = (("4", 4), ("8", 8), ("16", 16), ("default", None))
@@ -102,14 +111,98 @@ def run(work: Path, console: Console) -> dict[str, Any]:
     }
 
 
-def measure_batches() -> dict[str, Any]:
-    """Processor time and memory of a collection by batch size, each in a process of its own."""
-    found: dict[str, Any] = {}
-    for name, size in BATCHES:
-        command = [sys.executable, __file__, "--one-batch", str(size or 0)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+def units_of(job: Job) -> list[tuple[list[TokenRow], list[PlannedBatch]]]:
+    """The prompts of each unit, and how they go through the model."""
+    found: list[tuple[list[TokenRow], list[PlannedBatch]]] = []
+    for start, stop in job.plan.units():
+        rows = [one.row for one in job.of_unit(start, stop)]
+        found.append((rows, batches_of(rows, job.plan, job.groups(len(rows)))))
     return found
+
+
+def ask(session: CaptureSession, job: Job) -> None:
+    """All prompts through the model, as ``collect`` does it, nothing written."""
+    for rows, batches in units_of(job):
+        forward_passes(session, rows, batches, lambda prompts, tokens: None, [])
+
+
+def measure_sharing(rounds: int) -> dict[str, Any]:
+    """The three passes with and without what they share computed once, in turns."""
+    model = actscope.load_model("demo")
+    jobs = {w: resolve(model, CollectParams(Path("none"), share_prefix=w)) for w in ("auto", "off")}
+    seconds: dict[str, list[float]] = {way: [] for way in jobs}
+    computed: dict[str, Any] = {}
+    with model.open(jobs["auto"].selection) as session:
+        for way, job in jobs.items():
+            computed[way] = counted(model, session, job)
+        for turn in range(rounds):
+            for way in sorted(jobs, reverse=bool(turn % 2)):
+                used = time.process_time()
+                ask(session, jobs[way])
+                seconds[way].append(time.process_time() - used)
+    whole: dict[str, list[float]] = {way: [] for way in jobs}
+    for turn in range(rounds):
+        for way in sorted(jobs, reverse=bool(turn % 2)):
+            whole[way].append(collecting(model, way))
+    return {
+        "rounds": rounds,
+        "tokens": sum(len(one.row) for one in jobs["off"].asked),
+        "computed": computed,
+        "forward passes": ratio_of(seconds),
+        "collect": ratio_of(whole),
+    }
+
+
+def counted(model: HFModel, session: CaptureSession, job: Job) -> dict[str, int]:
+    """Forward passes and the tokens in them, padding included."""
+    shapes: list[tuple[int, int]] = []
+
+    def look(module: Any, arguments: Any, output: Any) -> None:
+        shapes.append(tuple(output.shape[:2]))
+
+    hook = model.hf.get_input_embeddings().register_forward_hook(look)
+    ask(session, job)
+    hook.remove()
+    return {"passes": len(shapes), "tokens": sum(n * columns for n, columns in shapes)}
+
+
+def collecting(model: HFModel, way: str) -> float:
+    """Processor seconds of a whole collection: prompts, passes, letters and files."""
+    with tempfile.TemporaryDirectory() as folder:
+        used = time.process_time()
+        collect(model, CollectParams(Path(folder) / "run", share_prefix=way))
+        return time.process_time() - used
+
+
+def ratio_of(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians, and the median and range of the rounds' ratios."""
+    ratios = [a / b for a, b in zip(seconds["auto"], seconds["off"], strict=True)]
+    return {
+        "seconds": {way: [round(value, 3) for value in all_] for way, all_ in seconds.items()},
+        "shared": round(float(np.median(seconds["auto"])), 3),
+        "plain": round(float(np.median(seconds["off"])), 3),
+        "ratio": round(float(np.median(ratios)), 3),
+        "lowest": round(min(ratios), 3),
+        "highest": round(max(ratios), 3),
+    }
+
+
+def measure_batches(rounds: int) -> dict[str, Any]:
+    """Processor time and memory of a collection by batch size, each in a process of its own."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in BATCHES}
+    for _ in range(rounds):
+        for name, size in BATCHES:
+            command = [sys.executable, __file__, "--one-batch", str(size or 0)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    middle = {
+        name: sorted(runs, key=lambda run: run["processor seconds"])[len(runs) // 2]
+        for name, runs in found.items()
+    }
+    return {
+        name: {**one, "all seconds": [run["processor seconds"] for run in found[name]]}
+        for name, one in middle.items()
+    }
 
 
 def resident(field: str) -> int:
@@ -212,8 +305,9 @@ def _costs(found: dict[str, Any]) -> list[str]:
     shared = found["tokens shared by the passes"]
     lines = [
         f"{found['questions']} questions, both models: {steps}; {found['processor seconds']:.0f} s "
-        f"of processor time in all. The three passes of a question have {shared:.0%} of their "
-        f"tokens in common. {found['bytes'] / 1e6:.0f} MB a model.",
+        f"of processor time in all. {found['bytes'] / 1e6:.0f} MB a model.",
+        "",
+        *_sharing(found["sharing"], shared),
         "",
         "| `--batch-size` | tokens a processor second | largest memory (MB) | above the loaded "
         "model (MB) |",
@@ -222,6 +316,30 @@ def _costs(found: dict[str, Any]) -> list[str]:
     for name, one in found["batches"].items():
         extra = one["more than the loaded model MB"]
         lines.append(f"| {name} | {one['tokens a second']:,} | {one['memory MB']} | {extra} |")
+    return lines
+
+
+def _sharing(found: dict[str, Any], shared: float) -> list[str]:
+    lines = [
+        f"**What the passes share.** {shared:.0%} of the tokens of a question's passes are common "
+        f"to all three. Processor seconds of all questions, {found['rounds']} rounds in turns; the "
+        "ratio is the median of the rounds'.",
+        "",
+        "| | `--share-prefix auto` | `off` | ratio (lowest to highest) | target |",
+        "|---|---|---|---|---|",
+    ]
+    once, each = found["computed"]["auto"], found["computed"]["off"]
+    for name, key in (
+        ("tokens computed, padding included", "tokens"),
+        ("forward passes", "passes"),
+    ):
+        ratio = once[key] / each[key]
+        lines.append(f"| {name} | {once[key]:,} | {each[key]:,} | {ratio:.2f} | |")
+    for name, target in (("forward passes", "at most 0.65"), ("collect", "")):
+        one = found[name]
+        what = "the three passes (s)" if target else "the whole collection, files included (s)"
+        ratio = f"{one['ratio']:.2f} ({one['lowest']:.2f} to {one['highest']:.2f})"
+        lines.append(f"| {what} | {one['shared']:.1f} | {one['plain']:.1f} | {ratio} | {target} |")
     return lines
 
 
@@ -237,12 +355,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("introspect-run"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--costs-only", action="store_true")
     parser.add_argument("--one-batch", type=int)
     arguments = parser.parse_args()
     if arguments.one_batch is not None:
         one_batch(arguments.one_batch)
         return
-    found = {**run(arguments.work, Console()), "batches": measure_batches()}
+    found: dict[str, Any]
+    if arguments.costs_only:
+        found = json.loads(arguments.out.read_text(encoding="utf-8"))
+    else:
+        found = run(arguments.work, Console())
+    found["sharing"] = measure_sharing(arguments.rounds)
+    found["batches"] = measure_batches(min(arguments.rounds, 3))
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -81,6 +81,8 @@ def imports_of(path: Path) -> list[tuple[str, bool]]:
             names = [str(node.module)]
             if node.module == "actscope":  # `from actscope import cli` imports the room
                 names = [f"actscope.{alias.name}" for alias in node.names]
+            elif names[0].startswith("actscope."):  # `from actscope.stores import _io` too
+                names += [f"{names[0]}.{a.name}" for a in node.names if is_private(a.name)]
             found.extend((name, at_import) for name in names)
         inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for child in ast.iter_child_nodes(node):
@@ -88,6 +90,19 @@ def imports_of(path: Path) -> list[tuple[str, bool]]:
 
     visit(ast.parse(path.read_text(encoding="utf-8")), True)
     return found
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def owner_of(module: str) -> str | None:
+    """The package that a private module belongs to; None for a public module."""
+    parts = module.split(".")
+    for place, part in enumerate(parts):
+        if is_private(part):
+            return ".".join(parts[:place])
+    return None
 
 
 def complaints(source: Path) -> list[str]:
@@ -104,9 +119,13 @@ def complaints(source: Path) -> list[str]:
         if room not in FLOORS and room != "testing":
             problems.append(f"{path}: the room {room!r} has no floor")
             continue
+        here = ".".join(["actscope", *parts[:-1]])
         for module, at_import in imports_of(path):
             top, *rest = module.split(".")
             if top == "actscope":
+                owner = owner_of(module)
+                if owner and not f"{here}.".startswith(f"{owner}."):
+                    problems.append(f"{path}: {module} is private to {owner}")
                 other = rest[0] if rest else "door"
                 if other == room or (room == "cli" and other == "door"):
                     continue
@@ -141,6 +160,13 @@ def test_the_house_is_in_order() -> None:
         ("analysis/similarity.py", "from actscope.backends.hf import load_model", "analysis must"),
         ("capture/runner.py", "from actscope import cli", "capture must not import actscope.cli"),
         ("utils/things.py", "import os", "'utils' has no floor"),
+        (
+            "formats/pt.py",
+            "from actscope.stores._io import publish",
+            "is private to actscope.stores",
+        ),
+        ("studies/a/b.py", "from actscope.stores import _io", "is private to actscope.stores"),
+        ("studies/a/b.py", "import actscope.studies.c._d", "is private to actscope.studies.c"),
     ],
 )
 def test_a_planted_violation_is_caught(tmp_path: Path, file: str, line: str, says: str) -> None:

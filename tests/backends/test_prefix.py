@@ -11,7 +11,7 @@ from actscope.backends.hf.live import live_tolerance
 from actscope.capture import CaptureOptions
 from actscope.core.activations import Batch
 from actscope.core.errors import BadInputError
-from actscope.core.prefixes import SHORTEST_SHARED, shared_batches
+from actscope.core.prefixes import SHORTEST_SHARED, end_passes, shared_batches
 from actscope.core.protocols import Selection
 from actscope.core.text import Span
 from actscope.strategies import as_strategy
@@ -50,16 +50,14 @@ def test_shared_rows_are_plain_rows(models, family, data):
     selection = selected(model, strategy, span)
     refusal = model.prefix_refusal(selection)
     assert not refusal, refusal
-    p = data.draw(st.integers(5, 20))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
-    heads = rng.integers(3, 90, (data.draw(st.integers(1, 3)), p)).tolist()
-    rows = [
-        heads[data.draw(st.integers(0, len(heads) - 1))]
-        + rng.integers(3, 90, data.draw(st.integers(1, 9))).tolist()
-        for _ in range(data.draw(st.integers(1, 5)))
-    ]
-    plain, shared = Batch.from_ids(rows), Batch.from_ids(rows)
-    shared = Batch(shared.rows, shared=p)
+    lengths = data.draw(st.lists(st.integers(5, 20), min_size=1, max_size=3))
+    heads = [rng.integers(3, 90, p).tolist() for p in lengths]
+    chosen = data.draw(st.lists(st.integers(0, len(heads) - 1), min_size=1, max_size=5))
+    rows = [heads[h] + rng.integers(3, 90, data.draw(st.integers(1, 9))).tolist() for h in chosen]
+    plain = Batch.from_ids(rows)
+    beginnings = tuple(lengths[h] for h in chosen)
+    shared = Batch(plain.rows, shared=beginnings, pass_tokens=data.draw(st.integers(0, 4)))
     with model.open(selection) as session:
         agree(session.run(plain), session.run(shared), live_tolerance("float32"))
 
@@ -78,6 +76,48 @@ def test_the_beginning_is_computed_once(models):
         session.run(Batch(rows, shared=40))
     hook.remove()
     assert seen == [40, 15]
+
+
+def test_ends_of_a_length_share_a_pass_and_beginnings_are_padded_once(models):
+    model, seen = models["llama"], []
+    selection = selected(model)
+    assert not model.prefix_refusal(selection)
+    hook = model.hf.model.layers[0].register_forward_hook(
+        lambda m, a, out: seen.append(tuple(a[0].shape[:2]))
+    )
+    one, other = list(range(5, 45)), list(range(3, 40))
+    ends = [[50] * 3, [51] * 20]
+    rows = Batch.from_ids([[*head, *end] for head in (one, other) for end in ends]).rows
+    with model.open(selection) as session:
+        session.run(Batch(rows, shared=(40, 40, 37, 37), pass_tokens=8))
+    hook.remove()
+    assert seen == [(2, 40), (2, 20), (2, 3)]
+
+
+def test_beginnings_of_one_length_where_padding_them_goes_wrong():
+    """Distances that stretch where rows are at different places: only even beginnings are right."""
+    hf = tiny_model("llama")
+    model, inner = wrap_model(hf, None), hf.model.rotary_emb.forward
+
+    def stretched(x, position_ids):
+        if position_ids.shape[0] > 1 and (position_ids[:, -1] != position_ids[0, -1]).any():
+            position_ids = 2 * position_ids
+        return inner(x, position_ids)
+
+    hf.model.rotary_emb.forward = stretched
+    selection = selected(model)
+    assert not model.prefix_refusal(selection)
+    [check] = model.prefix_checks.values()
+    assert not check.uneven
+    head = list(range(5, 35))
+    rows = [[*head, 40, 41], [*head, 42], [*head[3:], 40, 41], [*head[3:], 43, 44, 45]]
+    plain = Batch.from_ids(rows)
+    with model.open(selection) as session:
+        want = [session.run(Batch((row,))) for row in plain.rows]
+        got = session.run(Batch(plain.rows, shared=(30, 30, 27, 27)))
+    for site, array in got.arrays.items():
+        whole = np.concatenate([one.arrays[site] for one in want])
+        assert np.abs(array - whole).max() <= 1e-3 * np.abs(whole).max()
 
 
 def test_a_model_whose_cache_moves_its_values_is_refused():
@@ -101,8 +141,9 @@ def test_what_cannot_share_says_why(models):
     assert "attention" in model.prefix_refusal(selected(model, sites=["pattern"]))
     with model.intervene(Add(np.ones(model.d_model), layer=1, strength=1.0)):
         assert "intervention" in model.prefix_refusal(selected(model))
-    with pytest.raises(BadInputError, match="of its own"):
-        Batch(Batch.from_ids([[1, 2]]).rows, shared=2)
+    for shared, said in ((2, "of its own"), ((0,), "of its own"), ((1, 1), "all rows or none")):
+        with pytest.raises(BadInputError, match=said):
+            Batch(Batch.from_ids([[1, 2]]).rows, shared=shared)
 
 
 def test_a_recurrent_state_is_no_cache_of_tokens():
@@ -115,14 +156,63 @@ def test_a_recurrent_state_is_no_cache_of_tokens():
 def test_batches_share_what_is_equal(spec):
     heads = [list(range(40)), list(range(40, 80)), [7] * 9]
     texts = [np.array(heads[h] + [90 + i] * n) for i, (h, n) in enumerate(spec)]
-    batches = shared_batches(texts, 200)
-    places = [place for _, members in batches for place in members]
+    batches = shared_batches(texts, 200, 12)
+    places = [place for batch in batches for group in batch for place in group.members]
     assert len(places) == len(set(places))
-    for prefix, members in batches:
-        assert prefix >= SHORTEST_SHARED
-        beginnings = {tuple(texts[i][:prefix]) for i in members}
-        assert len(beginnings) < len(members)
-        assert all(len(texts[i]) > prefix for i in members)
+    for group in (group for batch in batches for group in batch):
+        assert group.prefix >= SHORTEST_SHARED
+        assert len({tuple(texts[i][: group.prefix]) for i in group.members}) == 1
+        assert all(len(texts[i]) > group.prefix for i in group.members)
+    if [h for h, _ in spec].count(0) >= 3 and max([n for _, n in spec]) <= 5:
+        assert {i for i, (h, _) in enumerate(spec) if h == 0} <= set(places)
+
+
+def test_known_groups_are_shared_where_that_saves():
+    """Three prompts a question: the stem once, ends of a length together, passes within budget."""
+    rng = np.random.default_rng(1)
+    texts, groups = [], []
+    for stem in (52, 61, 48, 55, 50, 58):
+        head = rng.integers(0, 90, stem).tolist()
+        groups.append(range(len(texts), len(texts) + 3))
+        texts += [np.array([*head, 100 + k] + [200 + k] * n) for k, n in enumerate((12, 28, 40))]
+    batches = shared_batches(texts, 256, 16, groups)
+    members = [group.members for batch in batches for group in batch]
+    assert sorted(members) == [tuple(group) for group in groups]
+    for batch in batches:
+        ends = sum(13 + 29 + 41 for _ in batch)
+        assert max(group.prefix for group in batch) * len(batch) + ends <= 4 * 256
+        for group in batch:
+            assert len(texts[group.members[0]]) == group.prefix + 13
+    assert not shared_batches(
+        texts[:3], 256, 1000, groups[:1]
+    )  # passes that cost more than they save
+    assert not shared_batches([text[-20:] for text in texts], 256, 16, groups)
+    assert shared_batches(texts[:1], 256, 16, [[0]]) == []
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    st.integers(0, 40),
+)
+def test_ends_are_cut_so_that_padding_and_passes_cost_least(lengths, pass_tokens):
+    def cost(passes):
+        padded = sum(len(part) * max(lengths[i] for i in part) for part in passes)
+        return padded + pass_tokens * len(passes)
+
+    found = end_passes(lengths, pass_tokens)
+    assert sorted(i for part in found for i in part) == list(range(len(lengths)))
+    if not pass_tokens:
+        assert len(found) == 1
+        return
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for cuts in range(2 ** min(len(order) - 1, 6)):  # every way to cut the longest seven
+        passes, part = [], [order[0]]
+        for place, i in enumerate(order[1:]):
+            if cuts >> place & 1:
+                passes.append(part)
+                part = []
+            part.append(i)
+        assert cost(found) <= cost([*passes, part])
 
 
 def test_a_run_that_shares_is_the_run_that_does_not(models, tmp_path):

@@ -95,6 +95,9 @@ def test_analyze_writes_one_report_with_five_findings(folders):
 
 
 def test_what_cannot_be_done_says_so(folders, tmp_path):
+    few = {"id": "a", "question": "Why?", "correct": "x", "distractors": ["y", "z"]}
+    (tmp_path / "few.jsonl").write_text(json.dumps(few) + "\n")
+    (tmp_path / "empty.jsonl").write_text(json.dumps({**few, "question": " "}) + "\n")
     for arguments, said in (
         (("collect", *ASK), "no output folder"),
         (("collect", *ASK, "--output-dir", tmp_path / "x", "--lora-checkpoint", "demo-lora"),
@@ -103,6 +106,12 @@ def test_what_cannot_be_done_says_so(folders, tmp_path):
          "unknown pass 'selves'"),
         (("collect", "--output-dir", tmp_path / "x", "--layers", "0,x"), "layers are all"),
         (("collect", "--output-dir", tmp_path / "x", "--layers", "9"), "out of range"),
+        (("collect", "--output-dir", tmp_path / "x", "--dataset-path", tmp_path / "few.jsonl"),
+         "a question needs three distractors"),
+        (("collect", "--output-dir", tmp_path / "x", "--dataset-path", tmp_path / "empty.jsonl"),
+         "'question' is missing or empty"),
+        (("collect", *ASK, "--output-dir", folders / "base", "--share-prefix", "off"),
+         "share_prefix: stored 'auto', asked for 'off'"),
         (("inspect", "--data-dir", tmp_path), "is no collection"),
         (("compare", folders / "base", tmp_path), "is no collection"),
     ):  # fmt: skip

@@ -8,7 +8,7 @@ from actscope.core.coding import CODEC_NAMES
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.protocols import GenerationParams
 
-__all__ = ["AUTO", "ON_TOO_LONG", "STORAGE_DTYPES", "CaptureOptions"]
+__all__ = ["AUTO", "ON_TOO_LONG", "SHARE_PREFIX", "STORAGE_DTYPES", "CaptureOptions"]
 
 ON_TOO_LONG = ("error", "skip", "truncate-left", "truncate-right")
 AUTO = "auto"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from actscope.capture.assembly import Assembly, UnitMemory
-from actscope.capture.batches import batches_of
+from actscope.capture.batches import PlannedBatch, batches_of
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.generation import Answered, answer_all
 from actscope.capture.oom import run_halving
@@ -21,7 +21,6 @@ from actscope.capture.prepare import Prepared, example_record, prepare_all
 from actscope.capture.progress import Progress
 from actscope.core.activations import (
     ActivationBatch,
-    Batch,
     ExampleFailure,
     ExampleRecord,
     empty_rows,
@@ -178,8 +177,8 @@ class UnitWorker:
         Returns:
             The unit, and the items that do not fit memory even alone.
         """
-        batches = batches_of([item.row for item in items], self._plan)
-        whole = Assembly([item.row for item in items], kept, memory)
+        rows = [item.row for item in items]
+        whole = Assembly(rows, kept, memory)
         waiting: deque[tuple[Sequence[int], Started]] = deque()
         lost: set[int] = set()
 
@@ -189,17 +188,18 @@ class UnitWorker:
             waiting.popleft()
             self._progress.advanced(len(places), sum(len(items[i].row) for i in places))
 
-        def begin(shared: int, places: Sequence[int]) -> bool:
+        def begin(planned: PlannedBatch, places: Sequence[int]) -> bool:
             if len(waiting) == AHEAD:
                 take()
-            batch = Batch(tuple(items[i].row for i in places), shared=shared)
+            batch = planned.batch(rows, places)
             waiting.append((places, self._extractor.begin(batch)))
             return True
 
         with self._extractor.opened():
-            for shared, places in batches:
+            for planned in batches_of(rows, self._plan):
                 self._check()
-                for done, begun in run_halving(places, partial(begin, shared), halved.append):
+                run = partial(begin, planned)
+                for done, begun in run_halving(planned.places, run, halved.append):
                     if begun is None:
                         lost.update(done)
             while waiting:

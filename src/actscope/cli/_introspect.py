@@ -45,11 +45,17 @@ def print_budget(out: Console, budget: Budget) -> None:
         ("units on disk", f"{budget.done} of {budget.units}"),
         ("on disk in all", readable_bytes(budget.total_bytes)),
         ("free", f"{readable_bytes(budget.free_bytes)}: {fits}"),
-        ("tokens shared by the passes", f"{budget.shared:.0%}"),
+        ("tokens shared by the passes", f"{budget.shared:.0%}, {_computed(budget)}"),
     ]
     if budget.seconds is not None:
         pairs.append(("time of the model", f"about {budget.seconds:,.0f} s"))
     out.print(figures("", pairs))
+
+
+def _computed(budget: Budget) -> str:
+    if budget.not_shared:
+        return f"computed for each: {budget.not_shared}"
+    return "computed once"
 
 
 def print_collected(out: Console, done: Collected) -> None:
@@ -64,13 +70,16 @@ def print_collected(out: Console, done: Collected) -> None:
         ("activations", readable_bytes(done.bytes)),
         ("time", f"{done.seconds:.1f} s"),
     ]
-    out.print(figures(f"Collected in {done.path}", pairs))
-    out.print(f"next: actscope introspect inspect --data-dir {done.path}/mcq", markup=False)
+    out.print(f"Collected in {done.path}", soft_wrap=True, markup=False, style="bold")
+    out.print(figures("", pairs))
+    following = f"actscope introspect inspect --data-dir {done.path}/mcq"
+    out.print(f"next: {following}", soft_wrap=True, markup=False)
 
 
 def print_inspection(out: Console, collection: Collection, found: Inspection) -> None:
     """Everything about one pass; what is wrong comes last, in yellow."""
-    out.print(figures(f"{collection.path}/{found.folder}", _facts(collection, found)))
+    out.print(f"{collection.path}/{found.folder}", soft_wrap=True, markup=False, style="bold")
+    out.print(figures("", _facts(collection, found)))
     out.print()
     rows = [
         (

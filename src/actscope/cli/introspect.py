@@ -72,6 +72,14 @@ _COLLECT_OPTIONS = (
     click.option("--seed", type=int, default=0, show_default=True, help="Order of the options."),
     click.option("--batch-size", type=click.IntRange(1), help="Prompts in one forward pass."),
     click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens of a pass."),
+    click.option(
+        "--share-prefix",
+        type=click.Choice(["auto", "off"]),
+        default="auto",
+        show_default=True,
+        help="auto computes what the passes of a question have in common once, where the model was "
+        "found to give the values of plain passes.",
+    ),
     click.option("--unit-size", type=click.IntRange(1), help="Questions saved at once."),
     click.option("--generate", type=click.IntRange(1), metavar="N", help="Sample output_text."),
     click.option("--temperature", type=float, default=0.7, show_default=True),
@@ -110,6 +118,7 @@ class _Arguments:
     seed: int
     batch_size: int | None
     batch_tokens: int | None
+    share_prefix: str
     unit_size: int | None
     generate: int | None
     temperature: float
@@ -176,6 +185,7 @@ def _params(arguments: _Arguments) -> CollectParams:
         templates=a.templates,
         batch_size=a.batch_size,
         batch_tokens=a.batch_tokens,
+        share_prefix=a.share_prefix,
         unit_size=a.unit_size,
         generate=generate,
     )

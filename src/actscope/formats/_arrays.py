@@ -20,9 +20,7 @@ from actscope.formats._format import RunFormat
 from actscope.formats._job import ExportJob, ExportUnit
 from actscope.formats._layout import out_dtype
 from actscope.formats._manifest import ExportFolder
-from actscope.stores._formats import as_bytes
-from actscope.stores._io import fail_point
-from actscope.stores._records import encode_unit
+from actscope.stores import as_bytes, encode_unit, fail_point
 
 __all__ = ["EXAMPLES", "ArrayFormat", "file_stem"]
 

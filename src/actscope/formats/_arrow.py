@@ -22,7 +22,7 @@ from actscope.formats._format import needs
 from actscope.formats._job import ExportJob, ExportUnit
 from actscope.formats._manifest import UnitLine
 from actscope.formats._records import batch_of_examples, site_of
-from actscope.stores._records import dump_json
+from actscope.stores import dump_json
 
 __all__ = ["foreign_batch", "pyarrow", "record_batches", "schema_of", "unit_of_table"]
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.formats._format import needs
 from actscope.formats._job import ExportJob
-from actscope.stores._io import publish
+from actscope.stores import publish
 
 __all__ = [
     "arrow_files",

@@ -16,7 +16,7 @@ from actscope.formats._job import ExportUnit
 from actscope.formats._layout import out_dtype
 from actscope.formats._manifest import UnitLine
 from actscope.formats._records import records_of
-from actscope.stores._records import dump_json
+from actscope.stores import dump_json
 
 __all__ = ["example_tensors", "unit_of_examples"]
 

@@ -26,10 +26,10 @@ from actscope.formats._manifest import (
     append_line,
     read_lines,
 )
-from actscope.stores import Run
-from actscope.stores._formats import checksum
-from actscope.stores._io import (
+from actscope.stores import (
     TEMP_PREFIX,
+    Run,
+    checksum,
     disk_errors,
     fail_point,
     make_folder,

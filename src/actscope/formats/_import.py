@@ -17,8 +17,7 @@ from actscope.formats._format import RunFormat
 from actscope.formats._layout import out_dtype
 from actscope.formats._manifest import MANIFEST, ExportFolder, UnitLine
 from actscope.formats._records import records_of
-from actscope.stores import ShardStorage
-from actscope.stores._formats import checksum
+from actscope.stores import ShardStorage, checksum
 
 __all__ = ["ImportReport", "import_activations"]
 

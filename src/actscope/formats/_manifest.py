@@ -17,8 +17,7 @@ from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderErr
 from actscope.core.provenance import sha256_text
 from actscope.core.spec import UnitPlan
 from actscope.formats._layout import Layout, UnitShape, out_dtype
-from actscope.stores import SiteEntry
-from actscope.stores._records import dump_json, dump_record, load_record
+from actscope.stores import SiteEntry, dump_json, dump_record, load_record
 
 __all__ = ["MANIFEST", "UNITS", "ExportFolder", "Manifest", "UnitLine", "append_line", "read_lines"]
 

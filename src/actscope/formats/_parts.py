@@ -13,9 +13,7 @@ from actscope.formats._format import Option, RunFormat
 from actscope.formats._job import ExportJob, ExportUnit
 from actscope.formats._manifest import ExportFolder
 from actscope.formats._records import batch_of_arrays
-from actscope.stores._formats import UnitFormat
-from actscope.stores._io import publish
-from actscope.stores._records import encode_unit
+from actscope.stores import UnitFormat, encode_unit, publish
 
 __all__ = ["SITE_OPTION", "PartFormat", "files_of", "part_name", "refuse_bomb"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from actscope.core.arrays import Array
 from actscope.core.errors import DamagedRunError
 from actscope.formats.pt import load_pt, numpy_of
-from actscope.stores._io import disk_errors, make_folder, publish
+from actscope.stores import disk_errors, make_folder, publish
 
 __all__ = ["read_vectors", "tensors_of", "write_pt"]
 

@@ -24,7 +24,7 @@ from actscope.formats._job import ExportJob, ExportUnit
 from actscope.formats._layout import out_dtype
 from actscope.formats._manifest import ExportFolder, UnitLine
 from actscope.formats._records import records_of
-from actscope.stores._io import fail_point
+from actscope.stores import fail_point
 
 __all__ = ["FORMAT", "CsvFormat"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.formats._directions import Directions
 from actscope.formats._format import DirectionFormat, needs
-from actscope.stores._io import TEMP_PREFIX, disk_errors, make_folder, sync_folder
+from actscope.stores import TEMP_PREFIX, disk_errors, make_folder, sync_folder
 
 __all__ = ["FORMAT", "GgufFormat"]
 

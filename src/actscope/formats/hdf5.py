@@ -17,8 +17,7 @@ from actscope.formats._format import needs
 from actscope.formats._job import ExportJob
 from actscope.formats._parts import PartFormat, refuse_bomb
 from actscope.formats._records import site_of
-from actscope.stores import HDF5Storage
-from actscope.stores._formats import UnitFormat
+from actscope.stores import HDF5Storage, UnitFormat
 
 __all__ = ["FORMAT", "Hdf5Format"]
 

@@ -20,7 +20,7 @@ from actscope.formats._arrays import ArrayFormat
 from actscope.formats._format import Option
 from actscope.formats._parts import SITE_OPTION, files_of
 from actscope.formats._records import batch_of_arrays
-from actscope.stores._npy import npy_header, read_npy_header
+from actscope.stores import npy_header, read_npy_header
 
 __all__ = ["FORMAT", "NpyFormat"]
 

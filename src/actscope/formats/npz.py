@@ -10,9 +10,7 @@ from typing import ClassVar
 from actscope.core.arrays import Array
 from actscope.core.errors import DamagedRunError
 from actscope.formats._parts import PartFormat, refuse_bomb
-from actscope.stores import NPZStorage
-from actscope.stores._formats import UnitFormat
-from actscope.stores._npy import parse_npy
+from actscope.stores import NPZStorage, UnitFormat, parse_npy
 
 __all__ = ["FORMAT", "NpzFormat"]
 

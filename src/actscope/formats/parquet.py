@@ -14,7 +14,7 @@ from actscope.formats._format import RunFormat
 from actscope.formats._job import ExportJob, ExportUnit
 from actscope.formats._manifest import ExportFolder
 from actscope.formats._parts import files_of, part_name
-from actscope.stores._io import publish
+from actscope.stores import publish
 
 __all__ = ["FORMAT", "ParquetFormat"]
 

@@ -13,9 +13,7 @@ from typing import ClassVar
 from actscope.core.arrays import Array
 from actscope.core.errors import DamagedRunError
 from actscope.formats._parts import PartFormat
-from actscope.stores import PickleStorage
-from actscope.stores._formats import UnitFormat
-from actscope.stores._plain_pickle import read_plain_pickle, walk_arrays
+from actscope.stores import PickleStorage, UnitFormat, read_plain_pickle, walk_arrays
 
 __all__ = ["FORMAT", "PickleFormat"]
 

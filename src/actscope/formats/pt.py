@@ -14,7 +14,7 @@ import numpy as np
 from actscope.core.arrays import DTYPES, Array, to_torch
 from actscope.core.errors import DamagedRunError
 from actscope.formats._parts import PartFormat
-from actscope.stores._formats import FileSums, UnitFormat
+from actscope.stores import FileSums, UnitFormat
 
 __all__ = ["FORMAT", "PtFormat", "load_pt", "numpy_of"]
 

@@ -17,9 +17,14 @@ from actscope.formats._job import ExportJob, ExportUnit
 from actscope.formats._manifest import ExportFolder
 from actscope.formats._parts import SITE_OPTION, files_of
 from actscope.formats._records import batch_of_arrays
-from actscope.stores._io import make_folder, publish
-from actscope.stores._records import dump_json
-from actscope.stores._safetensors import SafetensorsFile, safetensors_header, write_safetensors
+from actscope.stores import (
+    SafetensorsFile,
+    dump_json,
+    make_folder,
+    publish,
+    safetensors_header,
+    write_safetensors,
+)
 
 __all__ = ["FORMAT", "SafetensorsFormat"]
 

@@ -21,7 +21,7 @@ from actscope.core.sites import Site
 from actscope.formats._format import Option, RunFormat
 from actscope.formats._parts import files_of
 from actscope.formats._records import batch_of_examples
-from actscope.stores._safetensors import SafetensorsFile
+from actscope.stores import SafetensorsFile
 
 __all__ = ["FORMAT", "VllmFormat"]
 

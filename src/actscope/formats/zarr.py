@@ -22,7 +22,7 @@ from actscope.formats._format import Option, RunFormat, needs
 from actscope.formats._job import ExportJob, ExportUnit
 from actscope.formats._layout import out_dtype
 from actscope.formats._manifest import ExportFolder
-from actscope.stores._io import fail_point, read_limited, sync_folder
+from actscope.stores import fail_point, read_limited, sync_folder
 
 __all__ = ["FORMAT", "ZarrFormat"]
 

@@ -21,7 +21,7 @@ import xxhash
 from actscope.core.arrays import Array, dtype_name
 from actscope.stores._formats import FileSums, as_bytes
 
-__all__ = ["PlainPickleError", "read_plain_pickle", "write_plain_pickle"]
+__all__ = ["PlainPickleError", "read_plain_pickle", "walk_arrays", "write_plain_pickle"]
 
 _CHUNK = 8 << 20
 _LARGEST_TEXT = 256 << 20

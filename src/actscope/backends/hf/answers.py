@@ -13,7 +13,7 @@ from actscope.backends.hf.generation import (
     generates_alike_in_batches,
 )
 from actscope.backends.hf.live import answer_capture, generate_live
-from actscope.backends.hf.prefix import prefix_refusal
+from actscope.backends.hf.prefix import PrefixCheck, prefix_refusal
 from actscope.core.activations import ActivationBatch, TokenRow
 from actscope.core.batching import length_sorted_batches
 from actscope.core.errors import BadInputError, ExampleError, UnknownNameError
@@ -182,8 +182,8 @@ class Answering:
         return {}
 
     @cached_property
-    def prefix_refusals(self) -> dict[tuple[str | None, frozenset[Site]], str]:
-        """Why texts cannot share their beginnings, by adapter and sites; empty where they can."""
+    def prefix_checks(self) -> dict[tuple[str | None, frozenset[Site]], PrefixCheck]:
+        """Whether texts can share their beginnings, by adapter and sites."""
         return {}
 
     def prefix_refusal(self, selection: Selection) -> str:

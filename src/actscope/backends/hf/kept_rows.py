@@ -61,7 +61,7 @@ class Kept:
         checks: What tells whether each pattern is right, to be looked at after the pass.
         calls: How often the module of a tap has run in this pass.
         parts: What has arrived of sites that are sums.
-        shared: The two passes of texts that begin alike, else None.
+        shared: The passes of texts that begin alike, else None.
     """
 
     rows: torch.Tensor
@@ -83,6 +83,18 @@ class Kept:
         """Nothing has been seen yet in the pass that comes."""
         self.pending = set(sites)
         self.calls.clear()
+
+    def share(self, shared: SharedPrefix) -> SharedPrefix:
+        """Take the rows from those of several passes."""
+        self.shared = shared
+        self.rows = shared.index.reshape(-1)[self.rows]
+        return shared
+
+    def padded(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``[kept examples, pos, d]`` of what ``_keep`` was given."""
+        if self.shared is not None:
+            return self.of_examples(self.shared.padded(tensor))
+        return self.of_examples(tensor.reshape(-1, self.mask.shape[1], tensor.shape[-1]))
 
     def of_examples(self, tensor: torch.Tensor) -> torch.Tensor:
         """The examples that keep anything."""

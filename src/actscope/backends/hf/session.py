@@ -38,7 +38,7 @@ from actscope.backends.hf.kept_rows import (
     to_arrays,
 )
 from actscope.backends.hf.placement import is_offloaded
-from actscope.backends.hf.prefix import SharedPrefix, prefix_refusal
+from actscope.backends.hf.prefix import SharedPrefix, shareable
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.stacks import encoder_text
 from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
@@ -157,7 +157,7 @@ class HFSession:
     def _begin(self, batch: Batch, transfer: Transfer | None, *, checked: bool = False) -> Started:
         self._check(batch)
         if batch.shared and not checked:
-            self._check_shared()
+            batch = shareable(self._model, self._taps, batch)
         uneven = len({len(row) for row in batch.rows}) > 1
         with alone(self._model.hf):
             if uneven and not self._model.pads_alike(batch.padding_side):
@@ -197,15 +197,6 @@ class HFSession:
                 next_step="switch first, then open the capture",
             )
         self._check_padding(batch)
-
-    def _check_shared(self) -> None:
-        reason = prefix_refusal(self._model, self._taps)
-        if reason:
-            raise BadInputError(
-                "these texts cannot share their beginnings",
-                got=reason,
-                next_step="share_prefix='off' (--share-prefix off) gives every text its own pass",
-            )
 
     def _check_padding(self, batch: Batch) -> None:
         ragged = len({len(row) for row in batch.rows}) > 1
@@ -285,8 +276,8 @@ class HFSession:
                 self._watching(len(batch.rows)),
             ):
                 if batch.shared:
-                    kept.shared = SharedPrefix.of(batch, self._model.pad_id, device)
-                    kept.shared.run(self._model.hf, lambda: kept.restart(self._taps), _Seen)
+                    shared = kept.share(SharedPrefix.of(batch, self._model.pad_id, device))
+                    shared.run(self._model.hf, lambda: kept.restart(self._taps), _Seen)
                     raise _Seen
                 result = forward(
                     self._model.hf,
@@ -416,9 +407,9 @@ class HFSession:
         assert kept is not None
         if scale != 1.0:
             tensor = tensor * scale
-        whole = tensor if kept.shared is None else kept.shared.taken(site, tensor)
-        if whole is not None:
-            self._store(kept, site, whole)
+        rows = tensor if kept.shared is None else kept.shared.arrived(site, tensor)
+        if rows is not None:
+            self._store(kept, site, rows)
         self._done(kept, site)
 
     def _done(self, kept: Kept, site: Site) -> None:
@@ -436,8 +427,7 @@ class HFSession:
         if one_row_per_example(site):
             rows = kept.of_examples(tensor)
         else:
-            shaped = tensor.reshape(-1, kept.mask.shape[1], tensor.shape[-1])
-            rows = strategy.pool(kept.of_examples(shaped), kept.mask)
+            rows = strategy.pool(kept.padded(tensor), kept.mask)
         if site in kept.slots:
             group, place = kept.slots[site]
             kept.buffers[group][place].copy_(rows)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actscope.analysis.choices import read_letters
+from actscope.capture.assembly import Assembly, UnitMemory
+from actscope.capture.batches import PlannedBatch, batches_of
 from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
 from actscope.capture.interrupt import CaptureInterrupted, GracefulStop, StopRequested
 from actscope.capture.oom import run_halving
 from actscope.capture.progress import Progress, Silent
-from actscope.core.activations import ActivationBatch, Batch, TokenRow
+from actscope.core.activations import ActivationBatch, ExampleRecord, TokenRow
 from actscope.core.arrays import Array, to_torch
-from actscope.core.batching import length_sorted_batches
 from actscope.core.errors import RunError
-from actscope.core.protocols import CaptureSession, Selection
+from actscope.core.protocols import AHEAD, CaptureSession, Started
 from actscope.core.sites import Site
-from actscope.core.spec import UnitPlan, unit_id
-from actscope.strategies import as_strategy
-from actscope.studies.introspection.job import Asked, Budget, Job, resolve
+from actscope.core.spec import unit_id
+from actscope.studies.introspection.job import SITE, Asked, Budget, Job, resolve
 from actscope.studies.introspection.layer_files import left_padded
 from actscope.studies.introspection.params import CollectParams
 from actscope.studies.introspection.record import (
@@ -41,9 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Collected", "collect", "dry_run"]
 
-SITE = "resid_post"
 UNEMBEDDED_ROWS = 64
 """Rows that become logits at once: a vocabulary is wide."""
+PACED = 8
+"""Questions that are timed."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,10 @@ def collect(model: HFModel, params: CollectParams, progress: Progress | None = N
     wanted = params.num_questions
     if wanted is not None and wanted > len(job.questions):
         work.progress.notice(f"{params.dataset} has {len(job.questions)} of {wanted} questions")
+    if job.not_shared and params.share_prefix == "auto" and len(job.passes) > 1:
+        work.progress.notice(
+            f"what the passes have in common is computed for each: {job.not_shared}"
+        )
     work.run()
     return Collected(
         path=params.output_dir,
@@ -133,6 +140,7 @@ class _Work:
     captured: int = 0
     tokens: int = 0
     halved: list[int] = field(default_factory=list[int])
+    memory: UnitMemory = field(default_factory=UnitMemory)
 
     def run(self) -> None:
         """Every unit that is missing, then the metadata of all."""
@@ -146,7 +154,7 @@ class _Work:
         self.progress.started(total * len(job.passes), done * len(job.passes))
         stop = GracefulStop(self.progress.notice)
         try:
-            with stop, job.model.open(selection(job)) as session:
+            with stop, job.model.open(job.selection) as session:
                 for start, end in missing:
                     stop.check()
                     self._unit(start, end, session, stop)
@@ -169,7 +177,8 @@ class _Work:
             stopping.check()
 
         rows = [one.row for one in asked]
-        batch = forward_passes(session, rows, job.plan, advanced, self.halved)
+        batches = batches_of(rows, job.plan, job.groups(len(rows)))
+        batch = forward_passes(session, rows, batches, advanced, self.halved, self.memory)
         rows_by_pass = self._rows(asked, batch)
         sums = self._store(start - job.plan.start, asked, batch)
         record: dict[str, Any] = {
@@ -217,48 +226,54 @@ class _Work:
         return sums
 
 
-def selection(job: Job) -> Selection:
-    """What is read of the model: the stored layers, and the last, which the letters come from."""
-    layers = sorted({*job.layers, job.model.n_layers - 1})
-    return Selection(job.model.expand(SITE, layers), as_strategy(None))
-
-
 def forward_passes(
     session: CaptureSession,
     rows: Sequence[TokenRow],
-    plan: UnitPlan,
+    batches: Sequence[PlannedBatch],
     advanced: Callable[[int, int], None],
     halved: list[int],
+    memory: UnitMemory | None = None,
 ) -> ActivationBatch:
     """All prompts of a unit through the model, in the order given.
 
-    The passes of a question stand together and begin alike: this is the one place where what they
-    share could be computed once.
+    Args:
+        session: Open on the layers wanted.
+        rows: The prompts.
+        batches: How they go through the model.
+        advanced: Told prompts and tokens after each batch.
+        halved: Gets the size of every batch that did not fit memory.
+        memory: Where the result lies, to be used again for the next unit.
 
     Raises:
         RunError: a prompt does not fit memory even alone.
     """
-    batches = length_sorted_batches(
-        [row.longest for row in rows], batch_tokens=plan.batch_tokens, batch_size=plan.batch_size
-    )
-    parts: list[ActivationBatch] = []
-    order: list[int] = []
+    whole = Assembly(rows, [len(row) for row in rows], memory)
+    waiting: deque[tuple[Sequence[int], Started]] = deque()
 
-    def run(places: Sequence[int]) -> ActivationBatch:
-        return session.run(Batch(tuple(rows[i] for i in places)))
+    def take() -> None:
+        places, started = waiting[0]
+        whole.put(started(), places)
+        waiting.popleft()
+        advanced(len(places), sum(len(rows[i]) for i in places))
 
-    for places in batches:
-        for done, part in run_halving(places, run, halved.append):
-            if part is None:
+    def begin(planned: PlannedBatch, places: Sequence[int]) -> bool:
+        if len(waiting) == AHEAD:
+            take()
+        waiting.append((places, session.begin(planned.batch(rows, places))))
+        return True
+
+    for planned in batches:
+        for done, begun in run_halving(planned.places, partial(begin, planned), halved.append):
+            if begun is None:
                 raise RunError(
                     f"the prompt {rows[done[0]].id!r} does not fit memory even alone",
                     got=f"{len(rows[done[0]])} tokens",
                     next_step="a smaller dtype of the model, --quantization, or another device",
                 )
-            parts.append(part)
-            order += done
-            advanced(len(done), sum(len(rows[i]) for i in done))
-    return ActivationBatch.join(parts, np.argsort(np.argsort(order)).tolist())
+    while waiting:
+        take()
+    records = [ExampleRecord(row.id, i, len(row), len(row)) for i, row in enumerate(rows)]
+    return whole.batch(records)
 
 
 def _logits(model: HFModel, last: Array) -> Array:
@@ -286,12 +301,17 @@ def _write_metadata(job: Job) -> None:
 
 
 def _pace(job: Job) -> float | None:
-    """Seconds a token, of one timed batch after one that warms up."""
+    """Seconds a token, of some questions asked a second time."""
     if not job.asked:
         return None
-    some = [one.row for one in job.asked[: 8 * len(job.passes)]]
-    with job.model.open(selection(job)) as session:
-        session.run(Batch(tuple(some)))
+    some = [one.row for one in job.asked[: PACED * len(job.passes)]]
+    batches = batches_of(some, job.plan, job.groups(len(some)))
+
+    def once() -> None:
+        forward_passes(session, some, batches, lambda prompts, tokens: None, [])
+
+    with job.model.open(job.selection) as session:
+        once()
         began = time.perf_counter()
-        session.run(Batch(tuple(some)))
+        once()
         return (time.perf_counter() - began) / sum(map(len, some))

@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from actscope.capture.budget import usual_budget
 from actscope.capture.disk import free_disk
-from actscope.capture.plan import Footprint, choose_unit_size
+from actscope.capture.options import AUTO, CaptureOptions
+from actscope.capture.plan import Footprint, choose_unit_size, make_plan
 from actscope.core.errors import BadInputError, SourceError
+from actscope.core.protocols import Selection
 from actscope.core.provenance import sha256_json
 from actscope.core.spec import UnitPlan
 from actscope.core.text import Example
 from actscope.sources.demo import demo_folder
 from actscope.sources.mcq import Question, read_questions
+from actscope.strategies import as_strategy
 from actscope.studies.introspection.layer_files import LayerFiles
 from actscope.studies.introspection.params import CollectParams
 from actscope.studies.introspection.passes import CONFIDENCE_BINS, Pass, letter_tokens
@@ -24,10 +28,10 @@ if TYPE_CHECKING:
     from actscope.backends.hf import HFModel
     from actscope.core.activations import TokenRow
 
-__all__ = ["FORMAT", "Asked", "Budget", "Job", "questions_of", "resolve"]
+__all__ = ["FORMAT", "SITE", "Asked", "Budget", "Job", "questions_of", "resolve"]
 
 FORMAT = "actscope introspection 1"
-BATCH_TOKENS = 4096
+SITE = "resid_post"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Budget:
         tokens: Through the model, by pass.
         bytes: On disk, by pass.
         shared: Share of the tokens of all passes that belongs to what they have in common.
+        not_shared: Why that is computed for every pass; empty where it is computed once.
         free_bytes: Free disk.
         seconds: Time of the model, from a timed batch; None where there is nothing to do.
         units: Units of work, and how many of them are on disk.
@@ -66,6 +71,7 @@ class Budget:
     tokens: Mapping[str, int]
     bytes: Mapping[str, int]
     shared: float
+    not_shared: str
     free_bytes: int
     seconds: float | None
     units: int
@@ -92,6 +98,7 @@ class Job:
         layers: Blocks whose output is stored.
         spec: What decides the numbers, without the range.
         plan: How the range is cut.
+        no_sharing: Why the passes of a question would share nothing now; empty where they can.
         seq_len: Longest prompt, by the pass's folder.
     """
 
@@ -105,6 +112,7 @@ class Job:
     layers: tuple[int, ...]
     spec: Mapping[str, Any]
     plan: UnitPlan
+    no_sharing: str
     seq_len: Mapping[str, int]
 
     @property
@@ -116,6 +124,18 @@ class Job:
     def passes(self) -> tuple[Pass, ...]:
         """The passes."""
         return self.params.passes
+
+    @property
+    def selection(self) -> Selection:
+        """What is read of the model."""
+        return _selection(self.model, self.layers)
+
+    @property
+    def not_shared(self) -> str:
+        """Why what the passes have in common is computed for each; empty where it is not."""
+        if self.plan.share_prefix:
+            return ""
+        return self.no_sharing or "the collection was begun with --share-prefix off"
 
     def files(self) -> dict[str, LayerFiles]:
         """The layer files of each pass, by folder."""
@@ -135,6 +155,11 @@ class Job:
         width = len(self.passes)
         return self.asked[(start - self.plan.start) * width : (stop - self.plan.start) * width]
 
+    def groups(self, prompts: int) -> list[range]:
+        """Places of the prompts about one question, which begin alike."""
+        width = len(self.passes)
+        return [range(i, i + width) for i in range(0, prompts, width)]
+
     def budget(self, seconds_per_token: float | None, done: int) -> Budget:
         """The figures."""
         tokens = {p.folder: 0 for p in self.passes}
@@ -142,13 +167,14 @@ class Job:
             tokens[asked.which.folder] += len(asked.row)
         whole = sum(tokens.values())
         width = len(self.passes)
-        groups = [self.asked[i : i + width] for i in range(0, len(self.asked), width)]
+        groups = [[self.asked[i] for i in places] for places in self.groups(len(self.asked))]
         shared = sum(width * _shared(group) for group in groups)
         return Budget(
             questions=len(self.questions),
             tokens=tokens,
             bytes={name: files.bytes for name, files in self.files().items()},
             shared=shared / max(whole, 1),
+            not_shared=self.not_shared,
             free_bytes=free_disk(self.params.output_dir),
             seconds=None if seconds_per_token is None else seconds_per_token * whole,
             units=len(self.plan.units()),
@@ -206,6 +232,7 @@ def resolve(model: HFModel, params: CollectParams) -> Job:
     seq_len = {
         p.folder: max(len(a.row) for a in asked if a.which == p) for p in params.passes
     }  # fmt: skip
+    plan, no_sharing = _plan(model, params, (start, stop), asked, layers)
     return Job(
         params=params,
         model=model,
@@ -216,7 +243,8 @@ def resolve(model: HFModel, params: CollectParams) -> Job:
         surface={q.id: features.of(q.question) for q in questions},
         layers=layers,
         spec=_spec(model, params, templates, whole, layers, chat=chat),
-        plan=_plan(params, start, stop, asked, len(layers) * model.d_model * 4),
+        plan=plan,
+        no_sharing=no_sharing,
         seq_len=seq_len,
     )
 
@@ -277,11 +305,39 @@ def _spec(
     }
 
 
+def _selection(model: HFModel, layers: Sequence[int]) -> Selection:
+    """The stored layers, and the last, which the letters come from."""
+    sites = model.expand(SITE, sorted({*layers, model.n_layers - 1}))
+    return Selection(sites, as_strategy(None))
+
+
 def _plan(
-    params: CollectParams, start: int, stop: int, asked: Sequence[Asked], token_bytes: int
-) -> UnitPlan:
-    n = max(stop - start, 1)
+    model: HFModel,
+    params: CollectParams,
+    bounds: tuple[int, int],
+    asked: Sequence[Asked],
+    layers: Sequence[int],
+) -> tuple[UnitPlan, str]:
+    """How the range is cut, and why the passes share nothing where they do not."""
+    n = max(bounds[1] - bounds[0], 1)
     tokens = sum(len(a.row) for a in asked) / n
-    size = params.unit_size or choose_unit_size(Footprint(tokens, tokens * token_bytes))
-    budget = None if params.batch_size else params.batch_tokens or BATCH_TOKENS
-    return UnitPlan(start, stop, size, batch_tokens=budget, batch_size=params.batch_size)
+    footprint = Footprint(tokens, tokens * len(layers) * model.d_model * 4)
+    options = CaptureOptions(batch_tokens=params.batch_tokens or AUTO)
+    reason = _no_sharing(model, params, layers)
+    plan = make_plan(
+        bounds,
+        params.unit_size or choose_unit_size(footprint),
+        options,
+        params.batch_size,
+        usual_budget(model, options),
+        share_prefix=not reason,
+    )
+    return plan, reason
+
+
+def _no_sharing(model: HFModel, params: CollectParams, layers: Sequence[int]) -> str:
+    if params.share_prefix == "off":
+        return "--share-prefix off"
+    if len(params.passes) == 1:
+        return "there is one pass"
+    return model.prefix_refusal(_selection(model, layers))

@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from actscope.core.arrays import Array
 from actscope.core.errors import DamagedRunError, NumericRangeError
-from actscope.stores._formats import checksum
-from actscope.stores._io import TEMP_PREFIX, disk_errors, make_folder, sync_folder
+from actscope.stores import TEMP_PREFIX, checksum, disk_errors, make_folder, sync_folder
 
 __all__ = ["LayerFiles", "layer_file_name", "left_padded"]
 
@@ -142,7 +141,7 @@ def left_padded(
     """
     block = np.zeros((len(bounds), seq, rows.shape[1]), np.dtype(dtype))
     for place, (start, stop) in enumerate(bounds):
-        values: npt.NDArray[np.float32] = rows[start:stop].astype(np.float32)
+        values: npt.NDArray[np.float32] = rows[start:stop].astype(np.float32, copy=False)
         if dtype == "float16":
             _refuse_overflow(values, names, place)
         block[place, seq - (stop - start) :] = values

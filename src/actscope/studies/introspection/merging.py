@@ -13,7 +13,7 @@ import numpy as np
 from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
 from actscope.core.errors import BadInputError, OutputFolderError, RunMismatchError
 from actscope.core.spec import UnitPlan, spec_differences, unit_id
-from actscope.stores._io import disk_errors, make_folder, put_if_absent
+from actscope.stores import disk_errors, make_folder, put_if_absent
 from actscope.studies.introspection.data import Collection, PassData, open_collection
 from actscope.studies.introspection.layer_files import LayerFiles
 from actscope.studies.introspection.record import CONFIG, UNITS, write_json

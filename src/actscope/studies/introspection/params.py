@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from actscope.capture.options import SHARE_PREFIX
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.protocols import GenerationParams
 from actscope.studies.introspection.passes import PASSES, Pass
@@ -31,7 +32,9 @@ class CollectParams:
         templates: A packaged set or a folder; None takes ``marren`` for the bundled model and
             ``general`` for others.
         batch_size: Prompts in one forward pass; None fills ``batch_tokens``.
-        batch_tokens: Padded tokens in one forward pass.
+        batch_tokens: Padded tokens in one forward pass; None takes what is usual for the device.
+        share_prefix: ``auto`` computes what the passes of a question have in common once, where the
+            model was found to give the values of plain passes; ``off`` computes it for each.
         unit_size: Questions in a unit of work; None chooses by size.
         generate: Sample ``output_text`` with these; None takes the most probable letter.
     """
@@ -47,12 +50,15 @@ class CollectParams:
     templates: str | None = None
     batch_size: int | None = None
     batch_tokens: int | None = None
+    share_prefix: str = "auto"
     unit_size: int | None = None
     generate: GenerationParams | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UnknownNameError("dtype of activations", self.dtype, DTYPES)
+        if self.share_prefix not in SHARE_PREFIX:
+            raise UnknownNameError("share_prefix", self.share_prefix, SHARE_PREFIX)
         if self.batch_size is not None and self.batch_tokens is not None:
             raise BadInputError("give a batch size or a token budget, not both")
         for name in ("num_questions", "batch_size", "batch_tokens", "unit_size"):

@@ -11,7 +11,7 @@ from typing import Any
 from actscope.core.errors import DamagedRunError, OutputFolderError, RunMismatchError
 from actscope.core.provenance import environment
 from actscope.core.spec import UnitPlan, spec_differences
-from actscope.stores._io import TEMP_PREFIX, disk_errors, make_folder, publish, put_if_absent
+from actscope.stores import TEMP_PREFIX, disk_errors, make_folder, publish, put_if_absent
 from actscope.studies.introspection.job import FORMAT, Job
 
 __all__ = ["CONFIG", "UNITS", "adopt", "committed", "read_config", "unit_record", "write_json"]
@@ -67,6 +67,8 @@ def adopt(job: Job) -> Job:
         wanted = getattr(job.params, name)
         if wanted is not None and wanted != getattr(plan, name):
             differences.append((name, getattr(plan, name), wanted))
+    if job.params.share_prefix == "off" and plan.share_prefix:
+        differences.append(("share_prefix", "auto", "off"))
     if differences:
         raise RunMismatchError(
             str(folder),

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from actscope.analysis.choices import expected_value, read_letters
+from actscope.capture.budget import usual_budget
+from actscope.capture.options import CaptureOptions
 from actscope.core.errors import BadInputError, DamagedRunError, RunMismatchError
 from actscope.core.protocols import Selection
 from actscope.core.spec import spec_differences
@@ -28,7 +30,6 @@ __all__ = ["Replay", "renamed", "source_of_model"]
 
 Float64 = npt.NDArray[np.float64]
 
-BATCH_TOKENS = 4096
 _AGREE = 0.5
 """Percentage points by which a figure may differ from the stored one: batches round differently."""
 
@@ -89,6 +90,10 @@ class Replay:
             found.append(tokens)
         return found
 
+    @property
+    def _budget(self) -> int:
+        return usual_budget(self.model, CaptureOptions())
+
     def stated(self, name: str, rows: Sequence[TokenRow]) -> Float64:
         """``[n]`` expected confidence in percent, with whatever is done to the model now."""
         return expected_value(self.probabilities(name, rows), MIDPOINTS)
@@ -97,7 +102,7 @@ class Replay:
         """``[n, letters]`` of the pass's letters."""
         which = next(p for p in PASSES if p.name == name)
         selection = Selection(self.model.expand("logits"), as_strategy("last"))
-        batch = self.model.capture_rows(rows, selection, BATCH_TOKENS)
+        batch = self.model.capture_rows(rows, selection, self._budget)
         tokens = letter_tokens(self.model.tokenizer, which.letters)
         return read_letters(batch.numpy("logits"), tokens).probs
 
@@ -105,7 +110,7 @@ class Replay:
         """The last token's activation of some prompts after some blocks, by their ids."""
         sites = self.model.expand("resid_post", list(layers))
         selection = Selection(sites, as_strategy(None), Span.parse("last:1"))
-        return self.model.capture_rows(rows, selection, BATCH_TOKENS)
+        return self.model.capture_rows(rows, selection, self._budget)
 
     def check(self, name: str, places: Sequence[int]) -> Float64:
         """``[n]`` stated confidence asked again; it must be what is on record.
