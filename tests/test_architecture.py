@@ -52,6 +52,7 @@ HOMES: dict[str, set[str]] = {
         "testing",
     },
     "pandas": {"stores"},
+    "fsspec": {"stores"},
     "mlflow": {"trackers"},
     "pytest": {"testing"},
     "hypothesis": {"testing"},

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import click
 
 from actscope.cli._console import complain, console, counted, figures, table
+from actscope.cli._folders import FOLDER
 
 if TYPE_CHECKING:
     from actscope.stores import RunDiff
 
 __all__ = ["CARE"]
 
-_FOLDER = click.Path(path_type=Path)
 _MOST_NAMED = 10
 
 
 @click.command("merge", epilog="Example: actscope runs merge runs/a runs/b --out runs/all")
-@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
-@click.option("--out", required=True, type=_FOLDER, help="The merged run, a new folder.")
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="The merged run, a new folder.")
 @click.option(
     "--keep-first",
     is_flag=True,
@@ -46,8 +46,8 @@ def merge(runs: tuple[Path, ...], out: Path, keep_first: bool) -> None:
 
 
 @click.command("diff", epilog="Example: actscope runs diff runs/a runs/b")
-@click.argument("first", type=_FOLDER)
-@click.argument("second", type=_FOLDER)
+@click.argument("first", type=FOLDER)
+@click.argument("second", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.pass_context
 def diff(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
@@ -99,23 +99,24 @@ def _some(names: list[str]) -> str:
 
 
 @click.command("delete", epilog="Example: actscope runs delete runs/old")
-@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(runs: tuple[Path, ...], yes: bool) -> None:
     """Delete runs for ever, after asking."""
     from actscope.capture.sizes import readable_bytes
-    from actscope.stores import delete_run, disk_usage
+    from actscope.stores import delete_run, disk_usage, is_remote
 
     for run in runs:
         size = readable_bytes(disk_usage(run).total)
-        if not yes and not click.confirm(f"delete {run} ({size}) for ever?"):
+        asked = not yes and not is_remote(run)  # which is refused, so there is nothing to ask
+        if asked and not click.confirm(f"delete {run} ({size}) for ever?"):
             click.echo(f"{run} is kept")
             continue
         click.echo(f"{run} is deleted, {readable_bytes(delete_run(run))} freed")
 
 
 @click.command("du", epilog="Example: actscope runs du runs/")
-@click.argument("folder", type=_FOLDER, default=".")
+@click.argument("folder", type=FOLDER, default=".")
 @click.option("--sites", is_flag=True, help="One line for each site of each run.")
 def du(folder: Path, sites: bool) -> None:
     """Say how much disk the runs of a folder take, and what for."""
@@ -148,7 +149,7 @@ def _readable(rows: Iterable[tuple[Path, str, int]]) -> Iterator[tuple[Path, str
 
 
 @click.command("sweep", epilog="Example: actscope runs sweep runs/cat")
-@click.argument("run", type=_FOLDER)
+@click.argument("run", type=FOLDER)
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),

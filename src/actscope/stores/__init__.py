@@ -11,6 +11,7 @@ from actscope.stores._diff import RunDiff, SiteDiff, diff_runs
 from actscope.stores._merge import MergeReport, merge_runs
 from actscope.stores._reader import Examples, Run, open_run
 from actscope.stores._records import CommitRecord, SiteEntry
+from actscope.stores._remote import as_folder, is_remote, local_folder
 from actscope.stores._run_folder import STORES, FolderRunWriter, FolderStorage, stored_plan
 from actscope.stores._slice import RunSlice, shuffled_rows
 from actscope.stores._stored_unit import StoredUnit
@@ -56,10 +57,13 @@ __all__ = [
     "SiteSummary",
     "StoredUnit",
     "VerifyReport",
+    "as_folder",
     "delete_run",
     "diff_runs",
     "disk_usage",
+    "is_remote",
     "list_runs",
+    "local_folder",
     "merge_runs",
     "open_run",
     "repair_run",

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actscope.core.arrays import dtype_name
-from actscope.core.errors import ActscopeError, DamagedRunError
+from actscope.core.errors import ActscopeError, DamagedRunError, StorageError
+from actscope.stores._data_files import at_hand
 from actscope.stores._formats import TensorFile, UnitFormat, checksum, checksum_file
 from actscope.stores._io import TEMP_PREFIX, disk_errors, fail_point, make_folder, move
 from actscope.stores._records import (
@@ -21,6 +22,7 @@ from actscope.stores._records import (
     load_commit,
     load_run,
 )
+from actscope.stores._remote import as_folder
 from actscope.stores._stored_unit import data_path, format_of
 
 __all__ = [
@@ -127,7 +129,7 @@ def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
     Raises:
         BadInputError: a newer version or a store that is not installed wrote it.
     """
-    report = VerifyReport(Path(path))
+    report = VerifyReport(as_folder(path))
     try:
         run = load_run(report.path)
     except DamagedRunError as error:
@@ -147,7 +149,7 @@ def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
 
 def list_runs(folder: str | Path) -> list[RunListing]:
     """The runs in a folder and its subfolders (or the folder itself), by path."""
-    return [_list_run(path) for path in find_runs(Path(folder))]
+    return [_list_run(path) for path in find_runs(as_folder(folder))]
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -171,7 +173,7 @@ def sweep(path: str | Path, older_than: float = 3600.0) -> list[Path]:
     Raises:
         DamagedRunError: a commit record is damaged, so that nobody knows which data it names.
     """
-    folder = Path(path)
+    folder = as_folder(path)
     load_run(folder)
     used = {load_commit(folder, name).path for name in _commit_names(folder)}
     removed: list[Path] = []
@@ -256,6 +258,13 @@ def _data_problems(
     """
     data = data_path(report.path, commit, unit_format)
     report.bytes += commit.bytes
+    with at_hand(data, unit_format) as local:
+        return _file_problems(local, commit, unit_format, name)
+
+
+def _file_problems(
+    data: Path, commit: CommitRecord, unit_format: UnitFormat, name: str
+) -> list[Problem]:
     text = "its checksum is not the committed one"
     whole = checksum_file(data) == commit.xxh3
     if not whole and unit_format.check_first:
@@ -313,6 +322,8 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 def _list_run(path: Path) -> RunListing:
     try:
         run = load_run(path)
+    except StorageError:
+        raise  # nothing is known of the run
     except ActscopeError as error:
         return RunListing(path, "damaged", problem=error.what)
     n_units, n_examples, n_failures, size, problem = 0, 0, 0, 0, ""
@@ -321,6 +332,8 @@ def _list_run(path: Path) -> RunListing:
         try:
             commit = load_commit(path, name)
             data_path(path, commit, format_of(run, path))
+        except StorageError:
+            raise
         except ActscopeError as error:
             problem = problem or error.what
             continue

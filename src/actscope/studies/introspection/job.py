@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from actscope.capture.disk import free_disk
+from actscope.capture.disk import free_local_disk
 from actscope.capture.plan import Footprint, choose_unit_size
 from actscope.core.errors import BadInputError, SourceError
 from actscope.core.provenance import sha256_json
@@ -149,7 +149,7 @@ class Job:
             tokens=tokens,
             bytes={name: files.bytes for name, files in self.files().items()},
             shared=shared / max(whole, 1),
-            free_bytes=free_disk(self.params.output_dir),
+            free_bytes=free_local_disk(self.params.output_dir),
             seconds=None if seconds_per_token is None else seconds_per_token * whole,
             units=len(self.plan.units()),
             done=done,
