@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import pickle
 import threading
@@ -120,7 +121,7 @@ def test_an_unknown_protocol_is_refused_with_the_known_ones():
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    from fsspec import registry
+    registry = importlib.import_module("fsspec.registry")
 
     known = {"class": "not_there.FileSystem", "err": "Install not_there"}
     monkeypatch.setitem(registry.known_implementations, "gs", known)
@@ -180,7 +181,7 @@ def test_listings_are_never_kept(folder):
 
 
 def test_a_file_system_that_looks_first_and_writes_then_is_refused(monkeypatch):
-    from fsspec import registry
+    registry = importlib.import_module("fsspec.registry")
 
     class Plain(MemoryFileSystem):
         protocol = "plain"

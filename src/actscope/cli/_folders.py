@@ -13,9 +13,7 @@ __all__ = ["FOLDER"]
 class _Folder(click.Path):
     """A local path, or an address such as ``s3://bucket/runs``."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; an address keeps both its slashes."""
         if isinstance(value, str) and "://" in value:
             from actscope.stores import as_folder

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND"]
 
 
-
 @click.group("runs", short_help="List, show, verify, repair, merge, compare and delete runs.")
 def runs() -> None:
     """List, show, verify, repair, merge, compare and delete runs on disk."""

@@ -86,7 +86,7 @@ def delete_run(path: str | Path) -> int:
     if is_remote(folder):
         raise BadInputError(
             f"{folder} is not deleted: a server cannot take a folder away in one step",
-            next_step="when nobody reads or writes it: python -c \"import fsspec; "
+            next_step='when nobody reads or writes it: python -c "import fsspec; '
             f"fsspec.filesystem('{folder.protocol}').rm('{folder.inner}', recursive=True)\"",
         )
     foreign = sorted(_foreign(folder))

@@ -101,9 +101,12 @@ def _copied(path: RemotePath, folder: Path, unit_format: UnitFormat) -> Path:
         )
     target = folder / f"data{unit_format.suffix}"
     try:
-        with path.open("rb") as source, disk_errors(f"fetching {path}", folder):
-            with target.open("wb") as file:
-                shutil.copyfileobj(source, file, _CHUNK)
+        with (
+            path.open("rb") as source,
+            disk_errors(f"fetching {path}", folder),
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(source, file, _CHUNK)
     except FileNotFoundError as error:
         raise DamagedRunError(f"{path} is gone") from error
     return target

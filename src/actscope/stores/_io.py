@@ -226,14 +226,14 @@ def _send(
     folder: RemotePath, what: What, write: Callable[[BinaryIO], T], name_of: Callable[[T], str]
 ) -> T:
     """Publish to a remote folder: write the file here, then send it under its name."""
-    with tempfile.TemporaryDirectory(prefix="actscope-") as here:
-        with (
-            disk_errors("writing a file that is to be sent", Path(here)),
-            _written_temp(Path(here), what, write) as (temp, result),
-        ):
-            fail_point(f"{what}.sending")
-            upload(temp, folder / name_of(result))
-            fail_point(f"{what}.sent")
+    with (
+        tempfile.TemporaryDirectory(prefix="actscope-") as here,
+        disk_errors("writing a file that is to be sent", Path(here)),
+        _written_temp(Path(here), what, write) as (temp, result),
+    ):
+        fail_point(f"{what}.sending")
+        upload(temp, folder / name_of(result))
+        fail_point(f"{what}.sent")
     return result
 
 

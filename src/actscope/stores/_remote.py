@@ -221,7 +221,7 @@ class RemotePath:
             raise BadInputError(
                 "the address names no folder",
                 got=f"{protocol}://{rest}",
-                expected="PROTOCOL://BUCKET/FOLDER, without empty parts, . and .., and no chain (::)",
+                expected="PROTOCOL://BUCKET/FOLDER, without empty parts, . or .. and no chain (::)",
             )
         _class_of(protocol)
         return cls(protocol, PurePosixPath(rest), options)
@@ -252,9 +252,7 @@ class RemotePath:
     def _key(self) -> tuple[object, ...]:
         return self._protocol, self._place, self._options
 
-    def _at(
-        self, place: PurePosixPath, found: Mapping[str, Any] | None = None
-    ) -> RemotePath:
+    def _at(self, place: PurePosixPath, found: Mapping[str, Any] | None = None) -> RemotePath:
         return RemotePath(self._protocol, place, self._options, found)
 
     def joinpath(self, *names: str) -> RemotePath:
