@@ -178,8 +178,8 @@ def test_nothing_of_the_stores_touches_the_disk_but_through_the_io_layer():
         "_verify.py: file.unlink",  # sweep, point sweep.removed
         "_care.py: shutil.rmtree",  # delete, after the folder lost its name
         "_layer_file.py: os.fsync",  # rows in a shared file, point layers.synced
-        "_remote.py: self.fs.pipe_file",  # the methods of a remote path
-        "_remote.py: self.fs.rm_file",
+        "_remote_path.py: self.fs.pipe_file",  # the methods of a remote path
+        "_remote_path.py: self.fs.rm_file",
         "_remote_writes.py: path.fs.pipe_file",  # points sending and sent
         "_remote_writes.py: target.fs.pipe_file",
         "_remote_writes.py: target.fs.put_file",

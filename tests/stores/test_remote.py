@@ -43,7 +43,7 @@ from actscope.stores import (
     sweep,
     verify_run,
 )
-from actscope.stores._remote import RemotePath
+from actscope.stores._remote_path import RemotePath
 from actscope.testing.store_contract import SITES, SPEC, StoreContract, sample_batch
 
 REMOTE_STORES = [name for name in STORES.names() if name != "npy_layers"]

@@ -104,15 +104,21 @@ def _some(names: list[str]) -> str:
 def delete(runs: tuple[Path, ...], yes: bool) -> None:
     """Delete runs for ever, after asking."""
     from actscope.capture.sizes import readable_bytes
-    from actscope.stores import delete_run, disk_usage, is_remote
+    from actscope.stores import delete_run, disk_usage
 
     for run in runs:
         size = readable_bytes(disk_usage(run).total)
-        asked = not yes and not is_remote(run)  # which is refused, so there is nothing to ask
-        if asked and not click.confirm(f"delete {run} ({size}) for ever?"):
+        if not yes and not _may_go(run, size):
             click.echo(f"{run} is kept")
             continue
         click.echo(f"{run} is deleted, {readable_bytes(delete_run(run))} freed")
+
+
+def _may_go(run: Path, size: str) -> bool:
+    """Ask, unless the run lies on a server: that is refused, so there is nothing to ask."""
+    from actscope.stores import is_remote
+
+    return is_remote(run) or click.confirm(f"delete {run} ({size}) for ever?")
 
 
 @click.command("du", epilog="Example: actscope runs du runs/")

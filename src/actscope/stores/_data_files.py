@@ -13,7 +13,8 @@ from actscope.core.arrays import Array
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._formats import TensorFile, UnitFormat, checksum_file
 from actscope.stores._io import disk_errors
-from actscope.stores._remote import RemotePath, is_remote
+from actscope.stores._remote import is_remote
+from actscope.stores._remote_path import RemotePath
 
 __all__ = ["at_hand", "open_data"]
 

@@ -12,7 +12,7 @@ import xxhash
 
 from actscope.core.arrays import Array
 from actscope.core.errors import DamagedRunError
-from actscope.stores._remote import RemotePath
+from actscope.stores._remote_path import RemotePath
 
 __all__ = [
     "FileSums",

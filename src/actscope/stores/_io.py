@@ -27,7 +27,8 @@ from actscope.core.errors import (
     RunError,
     StorageError,
 )
-from actscope.stores._remote import RemotePath, is_remote, read_range
+from actscope.stores._remote import is_remote
+from actscope.stores._remote_path import RemotePath, read_range
 from actscope.stores._remote_writes import create, upload
 
 __all__ = [
@@ -336,12 +337,10 @@ def move(path: Path, target: Path, what: str) -> None:
         target: Its new name; a file of that name is replaced.
         what: The prefix of the fail points.
     """
-    if is_remote(path) and is_remote(target):  # servers copy and delete: both may be seen
-        if not create(target, path.read_bytes()):
-            raise FileExistsError(str(target))
-        fail_point(f"{what}.copied")
-        path.unlink()
-        fail_point(f"{what}.moved")
+    remote = [place for place in (path, target) if is_remote(place)]
+    if remote:
+        source, copy = remote
+        _copy_and_delete(source, copy, what)
         return
     path.replace(target)
     fail_point(f"{what}.moved")
@@ -349,6 +348,15 @@ def move(path: Path, target: Path, what: str) -> None:
     if path.parent != target.parent:
         sync_folder(path.parent)
     fail_point(f"{what}.folder-synced")
+
+
+def _copy_and_delete(path: RemotePath, target: RemotePath, what: str) -> None:
+    """Move on a server, which has no such step: for a moment both are there."""
+    if not create(target, path.read_bytes()):
+        raise FileExistsError(str(target))
+    fail_point(f"{what}.copied")
+    path.unlink()
+    fail_point(f"{what}.moved")
 
 
 def read_limited(path: Path, limit: int) -> bytes:

@@ -14,7 +14,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 from actscope.core.errors import OutputFolderError, StorageError
-from actscope.stores._remote import RemotePath, asking, is_remote
+from actscope.stores._remote import is_remote
+from actscope.stores._remote_path import RemotePath
+from actscope.stores._servers import asking
 
 __all__ = ["create", "prove_conditional", "refuse_unconditional", "upload"]
 

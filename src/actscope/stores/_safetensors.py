@@ -23,7 +23,7 @@ import xxhash
 from actscope.core.arrays import DTYPES, Array, dtype_name
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._formats import FileSums, as_bytes
-from actscope.stores._remote import RemotePath, read_range
+from actscope.stores._remote_path import RemotePath, read_range
 
 __all__ = ["RangedSafetensors", "SafetensorsFile", "safetensors_header", "write_safetensors"]
 

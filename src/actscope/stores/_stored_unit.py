@@ -163,7 +163,8 @@ class StoredUnit:
         self._file_name = file_name
         self._run = run
         self._format = unit_format
-        self._mapped = unit_format.mapped and not is_remote(folder)
+        self._remote = is_remote(folder)
+        self._mapped = unit_format.mapped and not self._remote
         self._files = files
         self._checked: set[str] = set()
 
@@ -187,7 +188,7 @@ class StoredUnit:
     def path(self) -> Path:
         """Its data file; the first use checks that it is there, and whole where needed."""
         path = data_path(self._folder, self.commit, self._format)
-        if is_remote(path) or not self._format.check_first:  # a copy is compared on its way here
+        if self._remote or not self._format.check_first:  # a copy is compared on its way here
             return path
         if checksum_file(path) != self.commit.xxh3:
             raise DamagedRunError(f"{path} is damaged: its checksum is not the committed one")
