@@ -53,6 +53,7 @@ HOMES: dict[str, set[str]] = {
         "testing",
     },
     "pandas": {"stores"},
+    "fsspec": {"stores"},
     "mlflow": {"trackers"},
     "pytest": {"testing"},
     "hypothesis": {"testing"},

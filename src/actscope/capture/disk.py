@@ -10,21 +10,26 @@ from pathlib import Path
 from actscope.capture.sizes import readable_bytes
 from actscope.core.errors import NotEnoughDiskError, OutputFolderError
 
-__all__ = ["free_disk", "refuse_bytes", "refuse_unwritable"]
+__all__ = ["free_disk", "free_local_disk", "refuse_bytes", "refuse_unwritable"]
 
 
-def free_disk(path: Path) -> int:
-    """Free bytes where a path is, or would be."""
+def free_disk(path: Path) -> int | None:
+    """Free bytes where a path is, or would be; None where nobody knows: in remote folders."""
+    return None if _is_remote(path) else free_local_disk(path)
+
+
+def free_local_disk(path: Path) -> int:
+    """Free bytes of the disk where a local path is, or would be."""
     return shutil.disk_usage(_nearest(path)).free
 
 
-def refuse_bytes(need: int, free: int, path: Path) -> None:
-    """Compare two figures.
+def refuse_bytes(need: int, free: int | None, path: Path) -> None:
+    """Compare two figures; where it is not known how much is free, anything goes.
 
     Raises:
         NotEnoughDiskError: the first is larger.
     """
-    if need > free:
+    if free is not None and need > free:
         raise NotEnoughDiskError(
             f"the run needs {readable_bytes(need)} and does not fit the disk of {path}",
             got=f"{readable_bytes(free)} free",
@@ -41,7 +46,11 @@ def refuse_unwritable(path: Path) -> None:
 
     Raises:
         OutputFolderError: naming the file that is in the way, or the folder that takes nothing.
+        StorageError: the server of a remote folder cannot be reached, or refuses.
     """
+    if _is_remote(path):  # its store asked when it was made, and the first request will tell
+        path.exists()
+        return
     place = _nearest(path)
     if not place.is_dir():
         raise OutputFolderError(f"{place} is a file", expected="a folder, or nothing yet")
@@ -61,3 +70,9 @@ def _nearest(path: Path) -> Path:
     while not os.path.exists(place) and place != place.parent:  # noqa: PTH110 (never raises)
         place = place.parent
     return place
+
+
+def _is_remote(path: Path) -> bool:
+    from actscope.stores import as_folder, is_remote
+
+    return is_remote(as_folder(path))

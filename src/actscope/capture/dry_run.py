@@ -37,7 +37,7 @@ class DryRun:
         bytes_by_site: Bytes of each site's array.
         dtypes: dtype on disk of each site.
         table_bytes: Bytes of records, token ids, positions and offsets.
-        free_bytes: Free disk where it would be.
+        free_bytes: Free disk where it would be; None in a remote folder.
         seconds: Time the model would need, from a timed probe; None where there is nothing to time.
         units: Units that would be written.
         plan: How the range is cut.
@@ -52,7 +52,7 @@ class DryRun:
     bytes_by_site: Mapping[Site, int]
     dtypes: Mapping[Site, str]
     table_bytes: int
-    free_bytes: int
+    free_bytes: int | None
     seconds: float | None
     units: int
     plan: UnitPlan
@@ -67,8 +67,8 @@ class DryRun:
 
     @property
     def fits(self) -> bool:
-        """Whether the free disk suffices."""
-        return self.total_bytes <= self.free_bytes
+        """Whether the free disk suffices; yes where nobody knows how much there is."""
+        return self.free_bytes is None or self.total_bytes <= self.free_bytes
 
 
 def seconds_per_token(

@@ -267,8 +267,10 @@ def _existing(storage: Any, run_id: str) -> tuple[Path, UnitPlan | None]:
     A storage from outside may answer neither question; its runs then are where the writer says, and
     their plans are checked by ``open_run`` alone.
     """
+    from actscope.stores import as_folder
+
     plan = getattr(storage, "stored_plan", None)
-    path = Path(storage.run_path(run_id)) if _tells_path(storage) else Path()
+    path = as_folder(storage.run_path(run_id)) if _tells_path(storage) else Path()
     stored = plan(run_id) if plan else None
     return path, None if stored is None else UnitPlan.from_json(stored)
 

@@ -153,9 +153,9 @@ class DatasetRunner:
             raise
         finally:
             writer.close()
-            self._tracking.finished(state, lambda: _figures(Path(writer.path)))
+            self._tracking.finished(state, lambda: _figures(_folder(writer)))
         return RunResult(
-            path=Path(writer.path),
+            path=_folder(writer),
             run_id=job.run_id,
             fingerprint=job.spec.fingerprint,
             seconds=time.perf_counter() - began,
@@ -231,7 +231,7 @@ class DatasetRunner:
         except StopRequested:
             background.finish()
             done = total - examples_in(job.left(writer))
-            raise CaptureInterrupted(Path(writer.path), done, total) from None
+            raise CaptureInterrupted(_folder(writer), done, total) from None
         except KeyboardInterrupt:
             background.abandon()
             raise
@@ -276,6 +276,12 @@ class _Tally:
         self.tokens += sum(record.n_tokens for record in batch.examples)
         for failure in batch.failures:
             self.failures[failure.kind] = self.failures.get(failure.kind, 0) + 1
+
+
+def _folder(writer: RunWriter) -> Path:
+    from actscope.stores import as_folder
+
+    return as_folder(writer.path)
 
 
 def _figures(path: Path) -> dict[str, float]:

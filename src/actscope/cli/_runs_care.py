@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import click
 
 from actscope.cli._console import complain, console, counted, figures, table
+from actscope.cli._folders import FOLDER
 
 if TYPE_CHECKING:
     from actscope.stores import RunDiff
 
 __all__ = ["CARE"]
 
-_FOLDER = click.Path(path_type=Path)
 _MOST_NAMED = 10
 
 
 @click.command("merge", epilog="Example: actscope runs merge runs/a runs/b --out runs/all")
-@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
-@click.option("--out", required=True, type=_FOLDER, help="The merged run, a new folder.")
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="The merged run, a new folder.")
 @click.option(
     "--keep-first",
     is_flag=True,
@@ -46,7 +46,7 @@ def merge(runs: tuple[Path, ...], out: Path, keep_first: bool) -> None:
 
 
 @click.command("tag", epilog="Example: actscope runs tag runs/cat baseline --remove draft")
-@click.argument("run", type=_FOLDER)
+@click.argument("run", type=FOLDER)
 @click.argument("tags", nargs=-1)
 @click.option("--remove", multiple=True, help="A tag to take away; repeatable.")
 def tag(run: Path, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
@@ -58,8 +58,8 @@ def tag(run: Path, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
 
 
 @click.command("diff", epilog="Example: actscope runs diff runs/a runs/b")
-@click.argument("first", type=_FOLDER)
-@click.argument("second", type=_FOLDER)
+@click.argument("first", type=FOLDER)
+@click.argument("second", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.pass_context
 def diff(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
@@ -111,7 +111,7 @@ def _some(names: list[str]) -> str:
 
 
 @click.command("delete", epilog="Example: actscope runs delete runs/old")
-@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(runs: tuple[Path, ...], yes: bool) -> None:
     """Delete runs for ever, after asking."""
@@ -120,14 +120,21 @@ def delete(runs: tuple[Path, ...], yes: bool) -> None:
 
     for run in runs:
         size = readable_bytes(disk_usage(run).total)
-        if not yes and not click.confirm(f"delete {run} ({size}) for ever?"):
+        if not yes and not _may_go(run, size):
             click.echo(f"{run} is kept")
             continue
         click.echo(f"{run} is deleted, {readable_bytes(delete_run(run))} freed")
 
 
+def _may_go(run: Path, size: str) -> bool:
+    """Ask, unless the run lies on a server: that is refused, so there is nothing to ask."""
+    from actscope.stores import is_remote
+
+    return is_remote(run) or click.confirm(f"delete {run} ({size}) for ever?")
+
+
 @click.command("du", epilog="Example: actscope runs du runs/")
-@click.argument("folder", type=_FOLDER, default=".")
+@click.argument("folder", type=FOLDER, default=".")
 @click.option("--sites", is_flag=True, help="One line for each site of each run.")
 def du(folder: Path, sites: bool) -> None:
     """Say how much disk the runs of a folder take, and what for."""
@@ -160,7 +167,7 @@ def _readable(rows: Iterable[tuple[Path, str, int]]) -> Iterator[tuple[Path, str
 
 
 @click.command("sweep", epilog="Example: actscope runs sweep runs/cat")
-@click.argument("run", type=_FOLDER)
+@click.argument("run", type=FOLDER)
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from actscope.cli._console import complain, console, counted, error_console, table
+from actscope.cli._folders import FOLDER
 from actscope.core.errors import BadInputError
 
 __all__ = ["add_commands"]
 
-_PATH = click.Path(path_type=Path)
 _OPTION = click.option(
     "--option",
     "options",
@@ -32,14 +32,14 @@ def _pairs(words: tuple[str, ...]) -> dict[str, str]:
 
 
 @click.command("export", epilog="Example: actscope runs export runs/cat --to zarr --out out")
-@click.argument("run", type=_PATH)
+@click.argument("run", type=FOLDER)
 @click.option("--to", "form", required=True, help="The format; `actscope runs formats` lists them.")
 @click.option(
-    "--out", required=True, type=_PATH, help="The folder, or file of directions, to make."
+    "--out", required=True, type=FOLDER, help="The folder, or file of directions, to make."
 )
 @click.option("--sites", help="Which captured sites: names or keys, separated by commas.")
 @click.option("--layers", help="Which layers of them: 0,3,-1 or all.")
-@click.option("--minus", type=_PATH, help="For directions: the run whose mean is taken away.")
+@click.option("--minus", type=FOLDER, help="For directions: the run whose mean is taken away.")
 @_OPTION
 def export(
     run: Path,
@@ -89,9 +89,9 @@ def _export_directions(
 
 
 @click.command("import", epilog="Example: actscope runs import out --from zarr --out runs/again")
-@click.argument("source", type=_PATH)
+@click.argument("source", type=FOLDER)
 @click.option("--from", "form", required=True, help="The format of the files.")
-@click.option("--out", required=True, type=_PATH, help="The folder of the new run.")
+@click.option("--out", required=True, type=FOLDER, help="The folder of the new run.")
 @_OPTION
 def import_(source: Path, form: str, out: Path, options: tuple[str, ...]) -> None:
     """Make a native run of an export, or of files that another program wrote."""

@@ -58,7 +58,7 @@ def print_dry_run(out: Console, dry: DryRun) -> None:
         ("arrays", f"{most}{sum(dry.bytes_by_site.values()):,} bytes"),
         ("tables", f"{most}{dry.table_bytes:,} bytes"),
         ("disk needed", f"{most}{readable_bytes(dry.total_bytes)}"),
-        ("disk free", readable_bytes(dry.free_bytes)),
+        ("disk free", "unknown" if dry.free_bytes is None else readable_bytes(dry.free_bytes)),
         ("time", seconds),
     ]
     out.print(figures("Dry run: nothing was written", pairs))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from actscope.cli._folders import FOLDER
 from actscope.core.errors import BadInputError, RunError
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ _ANSWER_OPTIONS = (
     ),
 )
 _STORE_OPTIONS = (
-    click.option("--out", type=click.Path(path_type=Path), help="Folder of the run."),
+    click.option("--out", type=FOLDER, help="Folder of the run, or its address: s3://..."),
     click.option(
         "--track",
         help="Keep a record of the run besides: mlflow:URI#EXPERIMENT or jsonl:FILE; "
@@ -313,11 +314,14 @@ def _storage(arguments: CaptureArguments) -> tuple[Storage, str]:
         raise BadInputError(
             "no output folder was given", next_step="--out DIR names the folder of the run"
         )
-    from actscope.stores import STORES
+    from actscope.stores import STORES, is_remote
 
     folder = (arguments.out or Path("dry-run")).absolute()
     make: Any = STORES.get(arguments.store)
-    return make(folder.parent), folder.name
+    storage = make(folder.parent)
+    if is_remote(folder):  # a server that refuses does so before the model is loaded
+        storage.stored_plan(folder.name)
+    return storage, folder.name
 
 
 def _model(arguments: CaptureArguments) -> HFModel:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actscope.cli._console import complain, console, counted, figures, table
+from actscope.cli._folders import FOLDER
 from actscope.cli._runs_care import CARE
 from actscope.cli._runs_formats import add_commands
 from actscope.core.errors import DamagedRunError
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND"]
 
-_FOLDER = click.Path(path_type=Path)
-
 
 @click.group("runs", short_help="List, show, verify, repair, merge, compare and delete runs.")
 def runs() -> None:
@@ -28,7 +27,7 @@ def runs() -> None:
 
 
 @runs.command("list", epilog="Example: actscope runs list runs/")
-@click.argument("folder", type=_FOLDER, default=".")
+@click.argument("folder", type=FOLDER, default=".")
 @click.option(
     "--where",
     metavar="CONDITION",
@@ -71,7 +70,7 @@ def _listing_row(run: RunListing) -> tuple[object, ...]:
 
 
 @runs.command("show", epilog="Example: actscope runs show runs/cat")
-@click.argument("run", type=_FOLDER)
+@click.argument("run", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def show(run: Path, as_json: bool) -> None:
     """Show a run: its spec, counts, statistics by site, and errors by kind."""
@@ -173,7 +172,7 @@ def _coded_rows(summary: RunSummary) -> Iterable[tuple[object, ...]]:
 
 
 @runs.command("verify", epilog="Example: actscope runs verify runs/cat runs/dog")
-@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option(
     "--fast/--full",
     default=False,
@@ -217,7 +216,7 @@ def _verify_one(path: Path, fast: bool) -> bool:
 
 
 @runs.command("repair", epilog="Example: actscope runs repair runs/cat")
-@click.argument("run", type=_FOLDER)
+@click.argument("run", type=FOLDER)
 @click.pass_context
 def repair(ctx: click.Context, run: Path) -> None:
     """Take damaged units back, so that running the same capture again captures just these."""

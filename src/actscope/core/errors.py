@@ -13,6 +13,7 @@
     └── RunError                   it failed while running (exit code 1)
         ├── DamagedRunError        stored bytes are not the bytes that were committed
         ├── DiskFullError          the disk filled up while running
+        ├── StorageError           a remote folder cannot be reached, or refuses
         ├── DuplicateUnitError     one unit was written twice with different content
         └── NumericRangeError      a value does not fit the storage dtype asked for
 
@@ -40,6 +41,7 @@ __all__ = [
     "RunMismatchError",
     "SiteUnavailableError",
     "SourceError",
+    "StorageError",
     "UnknownNameError",
 ]
 
@@ -165,6 +167,10 @@ class DamagedRunError(RunError):
 
 class DiskFullError(RunError):
     """The disk filled up while running; what was committed is safe."""
+
+
+class StorageError(RunError):
+    """A remote folder cannot be reached, or refuses; what was committed is safe."""
 
 
 class DuplicateUnitError(RunError):

@@ -16,7 +16,7 @@ from actscope.formats._directions import Directions, directions_of_run, import_d
 from actscope.formats._export import EXPORT_FAIL_POINTS, ExportReport, export_activations
 from actscope.formats._format import DirectionFormat, Format, Option, RunFormat
 from actscope.formats._import import ImportReport, import_activations
-from actscope.stores import Run, open_run
+from actscope.stores import Run, as_folder, local_folder, open_run
 
 __all__ = [
     "EXPORT_FAIL_POINTS",
@@ -79,7 +79,7 @@ def export_run(
     return export_activations(
         opened,
         form,
-        Path(out).absolute(),
+        local_folder(out).absolute(),
         sites=sites,
         layers=layers,
         options=options,
@@ -113,7 +113,7 @@ def export_directions(
     """
     _direction_format(to)
     opened = run if isinstance(run, Run) else open_run(run)
-    other = open_run(minus) if isinstance(minus, (str, Path)) else minus
+    other = minus if minus is None or isinstance(minus, Run) else open_run(minus)
     found = directions_of_run(opened, minus=other, layers=layers)
     write_directions(found, to, out)
     return found
@@ -140,12 +140,14 @@ def import_run(
         BadInputError: there is nothing of this format.
         DamagedRunError: a file is damaged, or asks for more than data.
     """
-    found, path = FORMATS.get(form), Path(source)
+    found, path = FORMATS.get(form), local_folder(source)
     if not found.reads:
         raise BadInputError(f"{found.name} can only be exported", next_step="--from another format")
     try:
         if isinstance(found, RunFormat):
-            return import_activations(path, found, Path(out), options=options, progress=progress)
+            return import_activations(
+                path, found, as_folder(out), options=options, progress=progress
+            )
         found.check_options(options or {})
         directions = read_directions(path, form)
     except DamagedRunError as error:
@@ -155,7 +157,7 @@ def import_run(
         raise DamagedRunError(
             error.what, got=error.got, expected=error.expected, next_step=advice
         ) from error
-    return ImportReport(import_directions(directions, path.stem, Path(out)), 1, 1, 0, False)
+    return ImportReport(import_directions(directions, path.stem, as_folder(out)), 1, 1, 0, False)
 
 
 def write_directions(directions: Directions, to: str, path: str | Path) -> None:
@@ -165,7 +167,7 @@ def write_directions(directions: Directions, to: str, path: str | Path) -> None:
         BadInputError: the format holds no directions.
         OutputFolderError: there is something at ``path``.
     """
-    target = Path(path)
+    target = local_folder(path)
     if target.exists() or target.is_symlink():
         raise OutputFolderError(
             f"{target} is in the way", next_step="choose another --out, or delete it yourself"
@@ -180,7 +182,7 @@ def read_directions(path: str | Path, form: str) -> Directions:
         BadInputError: there is no such file, or the format holds no directions.
         DamagedRunError: it cannot be read.
     """
-    source = Path(path)
+    source = local_folder(path)
     if not source.is_file():
         raise BadInputError("there is no such file", got=source)
     return _direction_format(form).read(source)

@@ -35,6 +35,7 @@ from actscope.stores._records import (
     encode_unit,
     load_record,
 )
+from actscope.stores._remote import as_folder, is_remote, local_folder
 from actscope.stores._run_folder import STORES, FolderRunWriter, FolderStorage, stored_plan
 from actscope.stores._safetensors import SafetensorsFile, safetensors_header, write_safetensors
 from actscope.stores._slice import RunSlice, shuffled_rows
@@ -87,6 +88,7 @@ __all__ = [
     "UnitFormat",
     "VerifyReport",
     "as_bytes",
+    "as_folder",
     "checksum",
     "delete_run",
     "diff_runs",
@@ -96,8 +98,10 @@ __all__ = [
     "dump_record",
     "encode_unit",
     "fail_point",
+    "is_remote",
     "list_runs",
     "load_record",
+    "local_folder",
     "make_folder",
     "merge_runs",
     "npy_header",

@@ -12,6 +12,7 @@ from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderErr
 from actscope.stores._io import TEMP_PREFIX, disk_errors, fail_point, move, sync_folder
 from actscope.stores._layer_file import layer_file_name
 from actscope.stores._records import COMMITS, RUN_FILE, CommitRecord, load_commit
+from actscope.stores._remote import as_folder, is_remote
 from actscope.stores._run_folder import STORES
 from actscope.stores._tags import TAGS_FILE
 from actscope.stores._verify import DAMAGED
@@ -46,8 +47,9 @@ def disk_usage(path: str | Path) -> DiskUsage:
     Raises:
         BadInputError: there is no run.
     """
-    usage = DiskUsage(Path(path))
+    usage = DiskUsage(as_folder(path))
     _refuse_no_run(usage.path)
+    names = {entry.name for entry in usage.path.iterdir()}
     named: dict[str, int] = {}
     for commit in _readable_commits(usage.path):
         sites = {str(entry.site) for entry in commit.sites}
@@ -55,7 +57,7 @@ def disk_usage(path: str | Path) -> DiskUsage:
         for key, size in activations.items():
             usage.sites[key] = usage.sites.get(key, 0) + size
             layer_file = layer_file_name(key)
-            where = layer_file if (usage.path / layer_file).is_file() else commit.path
+            where = layer_file if layer_file in names else commit.path
             named[where] = named.get(where, 0) + size
         named.setdefault(commit.path, 0)
     for file in _files(usage.path):
@@ -79,11 +81,17 @@ def delete_run(path: str | Path) -> int:
         The bytes that were freed.
 
     Raises:
-        BadInputError: there is no run, or a link to one.
+        BadInputError: there is no run, or a link to one, or it is remote.
         OutputFolderError: files that no run writes lie in the folder, or it cannot be changed.
     """
-    folder = Path(path)
+    folder = as_folder(path)
     _refuse_no_run(folder)
+    if is_remote(folder):
+        raise BadInputError(
+            f"{folder} is not deleted: a server cannot take a folder away in one step",
+            next_step='when nobody reads or writes it: python -c "import fsspec; '
+            f"fsspec.filesystem('{folder.protocol}').rm('{folder.inner}', recursive=True)\"",
+        )
     foreign = sorted(_foreign(folder))
     if foreign:
         raise OutputFolderError(

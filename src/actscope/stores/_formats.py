@@ -12,6 +12,7 @@ import xxhash
 
 from actscope.core.arrays import Array
 from actscope.core.errors import DamagedRunError
+from actscope.stores._remote_path import RemotePath
 
 __all__ = [
     "FileSums",
@@ -87,6 +88,8 @@ class UnitFormat:
             the reader is not made for damaged files.
         mapped: Whether ``read`` gives a ``MappedFile``.
         place: In which file of the run a tensor lies, where that may not be the unit's own.
+        ranged: Opens a file on a server so that single tensors are fetched; without it files are
+            copied here whole.
     """
 
     name: str
@@ -98,6 +101,7 @@ class UnitFormat:
     check_first: bool = False
     mapped: bool = False
     place: Callable[[TensorFile, str], str] | None = None
+    ranged: Callable[[RemotePath], TensorFile] | None = None
 
 
 def as_bytes(array: Array) -> memoryview:

@@ -14,15 +14,26 @@ import io
 import os
 import secrets
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
-from actscope.core.errors import ActscopeError, DiskFullError, OutputFolderError, RunError
+from actscope.core.errors import (
+    ActscopeError,
+    DiskFullError,
+    OutputFolderError,
+    RunError,
+    StorageError,
+)
+from actscope.stores._remote import is_remote
+from actscope.stores._remote_path import RemotePath, read_range
+from actscope.stores._remote_writes import create, upload
 
 __all__ = [
     "FAIL_POINTS",
+    "REMOTE_FAIL_POINTS",
     "TEMP_PREFIX",
     "disk_errors",
     "fail_point",
@@ -56,6 +67,15 @@ CLAIM_FAIL_POINTS: tuple[str, ...] = tuple(
 )
 """Points reached only where the file system has no hard links."""
 
+REMOTE_FAIL_POINTS: tuple[str, ...] = (
+    "run.sending",
+    "run.sent",
+    *(f"data.{step}" for step in (*_WRITE_STEPS, "sending", "sent")),
+    "commit.sending",
+    "commit.sent",
+)
+"""Every point on the usual path of a run in a remote folder, in the order a run reaches them."""
+
 CARE_FAIL_POINTS: tuple[str, ...] = (
     "repair.moved",
     "repair.folder-synced",
@@ -65,6 +85,9 @@ CARE_FAIL_POINTS: tuple[str, ...] = (
     "delete.removed",
 )
 """Points of what is done to a run besides writing it."""
+
+REMOTE_CARE_FAIL_POINTS: tuple[str, ...] = ("repair.copied", "repair.moved")
+"""Points of a repair in a remote folder, where moving is copying and deleting."""
 
 CLAIM_PATIENCE = 2.0
 """Seconds after which a claim without its file counts as left by a killed writer."""
@@ -116,6 +139,12 @@ def disk_errors(doing: str, path: Path) -> Generator[None]:
                 got=f"{error.strerror} at {path}",
                 next_step="free some space and run the same command again: "
                 "committed units are safe, and it goes on after them",
+            ) from error
+        if is_remote(path):
+            raise StorageError(
+                f"the remote folder failed while {doing}",
+                got=f"{error.strerror or error} at {path}",
+                next_step="run the same command again: committed units are safe",
             ) from error
         if error.errno in _IN_THE_WAY:
             blocking = next((p for p in (path, *path.parents) if p.is_file()), path)
@@ -184,11 +213,28 @@ def publish(
         write: Fills the file.
         name_of: The file's name, from what ``write`` returned. A file of that name is replaced.
     """
+    if is_remote(folder):
+        return _send(folder, what, write, name_of)
     with _written_temp(folder, what, write) as (temp, result):
         temp.replace(folder / name_of(result))
         fail_point(f"{what}.renamed")
         sync_folder(folder)
         fail_point(f"{what}.folder-synced")
+    return result
+
+
+def _send(
+    folder: RemotePath, what: What, write: Callable[[BinaryIO], T], name_of: Callable[[T], str]
+) -> T:
+    """Publish to a remote folder: write the file here, then send it under its name."""
+    with (
+        tempfile.TemporaryDirectory(prefix="actscope-") as here,
+        disk_errors("writing a file that is to be sent", Path(here)),
+        _written_temp(Path(here), what, write) as (temp, result),
+    ):
+        fail_point(f"{what}.sending")
+        upload(temp, folder / name_of(result))
+        fail_point(f"{what}.sent")
     return result
 
 
@@ -198,6 +244,11 @@ def put_if_absent(path: Path, what: What, data: bytes) -> bool:
     Returns:
         Whether this call created it.
     """
+    if is_remote(path):
+        fail_point(f"{what}.sending")
+        created = create(path, data)
+        fail_point(f"{what}.sent")
+        return created
     with _written_temp(path.parent, what, lambda file: file.write(data)) as (temp, _):
         try:
             os.link(temp, path)
@@ -248,8 +299,9 @@ def _wait_for(path: Path, seconds: float) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder, so that the names in it survive a power cut."""
-    if os.name == "nt":  # folders cannot be opened there; the file system journals names itself
+    """Flush a folder, so that the names in it survive a power cut; servers do that themselves."""
+    # Folders cannot be opened on Windows; the file system journals names itself
+    if os.name == "nt" or is_remote(folder):
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -264,6 +316,8 @@ def make_folder(path: Path) -> None:
     The name of a folder that exists is flushed too: the writer that made it may have been killed
     before, or may not have got there yet.
     """
+    if is_remote(path):  # object stores have no folders: one is there with its first file
+        return
     if path.is_dir():
         with contextlib.suppress(OSError):  # a folder above ours need not be ours to open
             sync_folder(path.parent)
@@ -283,6 +337,11 @@ def move(path: Path, target: Path, what: str) -> None:
         target: Its new name; a file of that name is replaced.
         what: The prefix of the fail points.
     """
+    remote = [place for place in (path, target) if is_remote(place)]
+    if remote:
+        source, copy = remote
+        _copy_and_delete(source, copy, what)
+        return
     path.replace(target)
     fail_point(f"{what}.moved")
     sync_folder(target.parent)
@@ -291,15 +350,29 @@ def move(path: Path, target: Path, what: str) -> None:
     fail_point(f"{what}.folder-synced")
 
 
+def _copy_and_delete(path: RemotePath, target: RemotePath, what: str) -> None:
+    """Move on a server, which has no such step: for a moment both are there."""
+    if not create(target, path.read_bytes()):
+        raise FileExistsError(str(target))
+    fail_point(f"{what}.copied")
+    path.unlink()
+    fail_point(f"{what}.moved")
+
+
 def read_limited(path: Path, limit: int) -> bytes:
     """The bytes of a small file; a link is not followed.
 
     Raises:
         ValueError: it is larger than the limit.
     """
+    if is_remote(path):
+        return _refuse_larger(read_range(path, 0, limit + 1), limit)
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as file:  # noqa: PTH123 - opened from a handle
-        data = file.read(limit + 1)
+        return _refuse_larger(file.read(limit + 1), limit)
+
+
+def _refuse_larger(data: bytes, limit: int) -> bytes:
     if len(data) > limit:
         raise ValueError(f"larger than {limit} bytes")
     return data

@@ -14,6 +14,7 @@ from actscope.core.arrays import Array
 from actscope.core.errors import BadInputError, DuplicateUnitError, RunMismatchError
 from actscope.core.spec import UnitPlan, spec_differences, unit_id
 from actscope.stores._reader import Run, open_run
+from actscope.stores._remote import as_folder
 from actscope.stores._run_folder import STORES, FolderRunWriter
 from actscope.stores._stored_batch import stored_batch
 from actscope.stores._stored_unit import StoredUnit
@@ -69,7 +70,7 @@ def merge_runs(
         DamagedRunError: a unit is not as it was committed.
         BadInputError: a run has no spec, or lies where the merged run would.
     """
-    path = Path(target)
+    path = as_folder(target)
     runs = [open_run(source) for source in sources]
     try:
         _refuse_unlike(runs, path)

@@ -21,6 +21,7 @@ from actscope.core.errors import BadInputError, DamagedRunError, UnknownNameErro
 from actscope.core.sites import Site, captured_site, resolve_layer
 from actscope.core.spec import UnitPlan
 from actscope.stores._records import COMMITS, RUN_FILE, SiteEntry, load_run
+from actscope.stores._remote import as_folder
 from actscope.stores._run_folder import committed_files
 from actscope.stores._slice import RunSlice, Sliceable
 from actscope.stores._stored_batch import stored_examples
@@ -42,13 +43,14 @@ def open_run(path: str | Path) -> Run:
     """Open a run for reading.
 
     Args:
-        path: The run's folder.
+        path: The run's folder, or its address; see ``as_folder``.
 
     Raises:
         BadInputError: there is no run.
         DamagedRunError: ``run.json`` is not as it was written.
+        StorageError: the server of a remote run cannot be reached, or refuses.
     """
-    folder = Path(path)
+    folder = as_folder(path)
     if not (folder / RUN_FILE).is_file():
         if (folder / COMMITS).is_dir():
             raise DamagedRunError(f"{folder / RUN_FILE} is missing: {folder} holds units of a run")

@@ -22,6 +22,7 @@ from actscope.core.errors import (
     BadInputError,
     DamagedRunError,
     OutputFolderError,
+    StorageError,
 )
 from actscope.core.provenance import environment, sha256_json
 from actscope.core.registry import Registry
@@ -47,6 +48,8 @@ from actscope.stores._records import (
     load_commit,
     load_run,
 )
+from actscope.stores._remote import as_folder
+from actscope.stores._remote_writes import prove_conditional, refuse_unconditional
 from actscope.stores._units import StoredAs, Unit, failures_of, make_unit
 
 __all__ = ["STORES", "FolderRunWriter", "FolderStorage", "committed_files", "stored_plan"]
@@ -56,7 +59,7 @@ class FolderStorage:
     """A folder that holds runs, one folder each; a store names its file format.
 
     Args:
-        path: The folder; it is created with the first run.
+        path: The folder, which is created with the first run, or an address; see ``as_folder``.
     """
 
     unit_format: ClassVar[UnitFormat]
@@ -64,7 +67,8 @@ class FolderStorage:
     takes_codecs: ClassVar[bool] = True
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_folder(path)
+        refuse_unconditional(self.path)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
@@ -117,6 +121,7 @@ class FolderStorage:
         with disk_errors(f"opening run {run_id!r}", path):
             record = _create_or_read(path, asked)
             refuse_another(path, record, asked)
+            prove_conditional(path / RUN_FILE)
             for folder in (COMMITS, self.unit_format.folder):
                 make_folder(path / folder)
         return self._writer(path, record, stored_as)
@@ -185,6 +190,7 @@ class FolderRunWriter:
             NumericRangeError: a value does not fit the storage dtype.
             BadInputError: the content does not fit together, or the plan has no such unit.
             DiskFullError: the disk is full; what was committed is safe.
+            StorageError: the server of a remote folder cannot be reached, or refuses.
         """
         self._check_id(batch_id)
         unit = make_unit(batch_id, activations, self._stored_as)
@@ -313,7 +319,7 @@ class FolderRunWriter:
             return
         winner = load_commit(self.path, f"{stem}.json")
         if winner.path != commit.path:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StorageError):
                 data.unlink()
         refuse_other_content(self.path, f"{stem}.json", commit)
 
@@ -343,7 +349,7 @@ def stored_plan(path: str | Path) -> dict[str, Any] | None:
     Raises:
         DamagedRunError: its ``run.json`` is not as it was written.
     """
-    folder = Path(path)
+    folder = as_folder(path)
     if not (folder / RUN_FILE).is_file():
         return None
     plan = load_run(folder).plan

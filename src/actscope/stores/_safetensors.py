@@ -23,8 +23,9 @@ import xxhash
 from actscope.core.arrays import DTYPES, Array, dtype_name
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._formats import FileSums, as_bytes
+from actscope.stores._remote_path import RemotePath, read_range
 
-__all__ = ["SafetensorsFile", "safetensors_header", "write_safetensors"]
+__all__ = ["RangedSafetensors", "SafetensorsFile", "safetensors_header", "write_safetensors"]
 
 LARGEST_HEADER = 100_000_000
 """The reference implementation's own cap."""
@@ -149,9 +150,7 @@ class SafetensorsFile:
     def _open(self) -> None:
         with _open_plain(self._path) as file:
             size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(LARGEST_HEADER, size - 8):
-                raise ValueError(f"the header is said to have {length} bytes, the file has {size}")
+            length = _header_length(file.read(8), size)
             self.header, self._entries = _parse_header(file.read(length), size - 8 - length)
             self._base = 8 + length
             if size > self._base:
@@ -235,6 +234,58 @@ class SafetensorsFile:
         return self._entries[name]
 
 
+class RangedSafetensors:
+    """A safetensors file on a server: its header is fetched, then the tensors asked for alone.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DamagedRunError: it is no well-formed safetensors file.
+        StorageError: the server cannot be reached, or refuses.
+    """
+
+    def __init__(self, path: RemotePath) -> None:
+        self._path = path
+        try:
+            size = path.stat().st_size
+            length = _header_length(read_range(path, 0, 8), size)
+            raw = read_range(path, 8, 8 + length)
+            self.header, self._entries = _parse_header(raw, size - 8 - length)
+        except (OSError, ValueError) as error:
+            raise DamagedRunError(
+                f"{path} cannot be read as safetensors",
+                got=str(error),
+                next_step="`actscope runs verify` lists everything that is damaged",
+            ) from error
+        self._base = 8 + length
+
+    def names(self) -> list[str]:
+        """Its tensors."""
+        return list(self._entries)
+
+    def read(self, name: str) -> Array:
+        """One tensor, read-only.
+
+        Raises:
+            DamagedRunError: there is none of that name, or the file ends early.
+            StorageError: the server cannot be reached, or refuses.
+        """
+        if name not in self._entries:
+            raise DamagedRunError(f"{self._path} holds no tensor {name!r}", got=self.names())
+        entry = self._entries[name]
+        try:
+            raw = read_range(self._path, self._base + entry.start, self._base + entry.stop)
+        except FileNotFoundError as error:
+            raise DamagedRunError(f"{self._path} is gone") from error
+        if len(raw) != entry.stop - entry.start:
+            raise DamagedRunError(f"{self._path} ends within tensor {name!r}")
+        return np.ndarray(entry.shape, entry.dtype, raw)
+
+    def close(self) -> None:
+        """Nothing stays open between two requests."""
+
+
 class _PrivateMap(mmap.mmap):
     """A copy-on-write mapping that counts itself: each one holds a file handle."""
 
@@ -259,6 +310,18 @@ def _map_privately(path: Path, at: int, like: Array) -> Array:
 def _open_plain(path: Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     return open(handle, "rb")  # noqa: PTH123 - opened from a handle
+
+
+def _header_length(first: bytes, size: int) -> int:
+    """The header's length, from the first eight bytes of a file of some size.
+
+    Raises:
+        ValueError: the file cannot hold such a header.
+    """
+    length = int.from_bytes(first, "little")
+    if size < 8 or length > min(LARGEST_HEADER, size - 8):
+        raise ValueError(f"the header is said to have {length} bytes, the file has {size}")
+    return length
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

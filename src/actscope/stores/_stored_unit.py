@@ -12,6 +12,7 @@ from typing import cast
 from actscope.core.arrays import Array, dtype_name
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._codecs import values_of
+from actscope.stores._data_files import open_data
 from actscope.stores._formats import MappedFile, TensorFile, UnitFormat, checksum, checksum_file
 from actscope.stores._records import (
     COMMITS,
@@ -21,6 +22,7 @@ from actscope.stores._records import (
     encode_unit,
     load_commit,
 )
+from actscope.stores._remote import is_remote
 from actscope.stores._run_folder import STORES
 
 __all__ = ["StoredUnit", "UnitFiles", "data_path", "format_of"]
@@ -84,32 +86,53 @@ class UnitFiles:
         self._recent_bytes = 0
         self._lock = RLock()
 
-    def get(self, path: Path, unit_format: UnitFormat) -> TensorFile:
-        """An open file."""
+    def get(self, path: Path, unit_format: UnitFormat, expected: str) -> TensorFile:
+        """An open file; see ``open_data``."""
         with self._lock:
             if path in self._open:
                 self._open.move_to_end(path)
                 return self._open[path]
-        file = unit_format.read(path)  # not under the lock: others need not wait for the disk
+        # Not under the lock: others need not wait for the disk
+        file = open_data(path, unit_format, expected)
         with self._lock:
             self._open.setdefault(path, file)
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
             return file
 
-    def recent(self, path: Path, name: str, read: Callable[[], Array]) -> Array:
-        """A tensor that is not read where it lies."""
+    def recent(
+        self,
+        path: Path,
+        name: str,
+        read: Callable[[], Array],
+        side_by_side: bool,
+    ) -> Array:
+        """A tensor that is not read where it lies.
+
+        Args:
+            path: Its file's path.
+            name: Its name.
+            read: Reads and checks it; what raises is not kept.
+            side_by_side: Whether several tensors of the file may be read at once.
+        """
+        key = (path, name)
         with self._lock:
-            key = (path, name)
             if key in self._recent:
                 self._recent.move_to_end(key)
                 return self._recent[key]
-            array = read()
-            self._recent[key] = array
-            self._recent_bytes += array.nbytes
-            while self._recent_bytes > _RECENT_BYTES:
-                self._recent_bytes -= self._recent.popitem(last=False)[1].nbytes
-            return array
+            if not side_by_side:
+                return self._kept(key, read())
+        array = read()
+        with self._lock:
+            return self._kept(key, array)
+
+    def _kept(self, key: tuple[Path, str], array: Array) -> Array:
+        before = self._recent.pop(key, None)
+        self._recent[key] = array
+        self._recent_bytes += array.nbytes - (0 if before is None else before.nbytes)
+        while self._recent_bytes > _RECENT_BYTES:
+            self._recent_bytes -= self._recent.popitem(last=False)[1].nbytes
+        return array
 
     def close(self) -> None:
         """Close them all."""
@@ -143,6 +166,8 @@ class StoredUnit:
         self._file_name = file_name
         self._run = run
         self._format = unit_format
+        self._remote = is_remote(folder)
+        self._mapped = unit_format.mapped and not self._remote
         self._files = files
         self._checked: set[str] = set()
 
@@ -166,12 +191,14 @@ class StoredUnit:
     def path(self) -> Path:
         """Its data file; the first use checks that it is there, and whole where needed."""
         path = data_path(self._folder, self.commit, self._format)
-        if self._format.check_first and checksum_file(path) != self.commit.xxh3:
+        if self._remote or not self._format.check_first:  # a copy is compared on its way here
+            return path
+        if checksum_file(path) != self.commit.xxh3:
             raise DamagedRunError(f"{path} is damaged: its checksum is not the committed one")
         return path
 
     def _file(self) -> TensorFile:
-        file = self._files.get(self.path, self._format)
+        file = self._files.get(self.path, self._format, self.commit.xxh3)
         if dict(file.header) != self._header:
             raise DamagedRunError(
                 f"{self.path} holds another unit", got=dict(file.header), expected=self._header
@@ -195,20 +222,29 @@ class StoredUnit:
                 expected="one of " + ", ".join(self.commit.tensors),
             )
         file = self._file()
-        if self._in_place(entry):
-            array = file.read(name)
-        else:
-            array = self._files.recent(self.path, name, lambda: values_of(file, name, entry))
+        if not self._in_place(entry):
+
+            def read() -> Array:
+                array = values_of(file, name, entry)
+                self._check(name, array)
+                return array
+
+            return self._files.recent(self.path, name, read, self._format.mapped)
+        array = file.read(name)
         if name not in self._checked:
-            what = (dtype_name(array.dtype), array.shape)
-            if what != (entry.dtype, entry.shape) or checksum(array) != entry.xxh3:
-                raise self._damaged(name, *what)
+            self._check(name, array)
             self._checked.add(name)
         return array
 
     def _in_place(self, entry: TensorEntry) -> bool:
         """Whether a tensor's values are read where they lie."""
-        return self._format.mapped and entry.coding is None
+        return self._mapped and entry.coding is None
+
+    def _check(self, name: str, array: Array) -> None:
+        entry = self.commit.tensors[name]
+        what = (dtype_name(array.dtype), array.shape)
+        if what != (entry.dtype, entry.shape) or checksum(array) != entry.xxh3:
+            raise self._damaged(name, *what)
 
     def _damaged(self, name: str, dtype: str, shape: tuple[int, ...]) -> DamagedRunError:
         entry = self.commit.tensors[name]

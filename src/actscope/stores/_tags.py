@@ -9,6 +9,7 @@ from typing import Any, cast
 from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._io import disk_errors, publish
 from actscope.stores._records import dump_record, load_record, load_run
+from actscope.stores._remote import as_folder
 
 __all__ = ["TAGS_FILE", "read_tags", "tag_run"]
 
@@ -53,7 +54,7 @@ def tag_run(
         BadInputError: there is no run, or a word that cannot be a tag.
         DamagedRunError: ``run.json`` or the file of tags is not as it was written.
     """
-    folder = Path(path)
+    folder = as_folder(path)
     if not folder.is_dir():
         raise BadInputError(f"there is no run at {folder}", got="no such folder")
     load_run(folder)

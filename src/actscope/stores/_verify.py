@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from actscope.core.arrays import dtype_name
-from actscope.core.errors import ActscopeError, DamagedRunError
+from actscope.core.errors import ActscopeError, DamagedRunError, StorageError
 from actscope.stores._codecs import values_of
+from actscope.stores._data_files import at_hand
 from actscope.stores._formats import TensorFile, UnitFormat, checksum, checksum_file
 from actscope.stores._io import TEMP_PREFIX, disk_errors, fail_point, make_folder, move
 from actscope.stores._records import (
@@ -23,6 +24,7 @@ from actscope.stores._records import (
     load_commit,
     load_run,
 )
+from actscope.stores._remote import as_folder
 from actscope.stores._stored_unit import data_path, format_of
 from actscope.stores._tags import read_tags
 from actscope.stores._where import RUNS, Where
@@ -126,11 +128,11 @@ class RunListing:
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.path.resolve().name
+        return self.path.name or self.path.resolve().name
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for JSON."""
-        return {**asdict(self), "path": str(self.path), "name": self.name}
+        return {**vars(self), "path": str(self.path), "name": self.name}
 
 
 def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
@@ -144,7 +146,7 @@ def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
     Raises:
         BadInputError: a newer version or a store that is not installed wrote it.
     """
-    report = VerifyReport(Path(path))
+    report = VerifyReport(as_folder(path))
     try:
         run = load_run(report.path)
     except DamagedRunError as error:
@@ -174,7 +176,7 @@ def list_runs(folder: str | Path, where: str | None = None) -> list[RunListing]:
         BadInputError: no condition, or a field that none of the runs has.
     """
     condition = None if where is None else Where.parse(where, RUNS)
-    found = [_list_run(path) for path in find_runs(Path(folder))]
+    found = [_list_run(path) for path in find_runs(as_folder(folder))]
     if condition is None or not found:
         return found
     condition.check(found)
@@ -202,7 +204,7 @@ def sweep(path: str | Path, older_than: float = 3600.0) -> list[Path]:
     Raises:
         DamagedRunError: a commit record is damaged, so that nobody knows which data it names.
     """
-    folder = Path(path)
+    folder = as_folder(path)
     load_run(folder)
     used = {load_commit(folder, name).path for name in _commit_names(folder)}
     removed: list[Path] = []
@@ -287,6 +289,13 @@ def _data_problems(
     """
     data = data_path(report.path, commit, unit_format)
     report.bytes += commit.bytes
+    with at_hand(data, unit_format) as local:
+        return _file_problems(local, commit, unit_format, name)
+
+
+def _file_problems(
+    data: Path, commit: CommitRecord, unit_format: UnitFormat, name: str
+) -> list[Problem]:
     text = "its checksum is not the committed one"
     whole = checksum_file(data) == commit.xxh3
     if not whole and unit_format.check_first:
@@ -344,6 +353,8 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 def _list_run(path: Path) -> RunListing:
     try:
         run = load_run(path)
+    except StorageError:
+        raise  # nothing is known of the run
     except ActscopeError as error:
         return RunListing(path, "damaged", problem=error.what)
     n_units, n_examples, n_failures, size, problem = 0, 0, 0, 0, ""
@@ -352,6 +363,8 @@ def _list_run(path: Path) -> RunListing:
         try:
             commit = load_commit(path, name)
             data_path(path, commit, format_of(run, path))
+        except StorageError:
+            raise
         except ActscopeError as error:
             problem = problem or error.what
             continue

@@ -22,6 +22,7 @@ from actscope.core.errors import BadInputError, DamagedRunError
 from actscope.stores._formats import FileSums, TensorFile, UnitFormat, checksum
 from actscope.stores._layer_file import Slots, layer_file_name, read_slots, write_slots
 from actscope.stores._records import RunRecord, dump_json
+from actscope.stores._remote import is_remote
 from actscope.stores._run_folder import FolderRunWriter, FolderStorage
 from actscope.stores._units import StoredAs, Unit
 from actscope.stores.npz import NPZStorage
@@ -206,6 +207,12 @@ class NpyLayersStorage(FolderStorage):
 
     def __init__(self, path: str | Path, seq_len: int | None = None) -> None:
         super().__init__(path)
+        if is_remote(self.path):
+            raise BadInputError(
+                "the npy_layers store writes to local disks alone: its files are filled in place",
+                got=self.path,
+                next_step="--store shards, or a local folder that is copied when it is complete",
+            )
         self.seq_len = seq_len
 
     def _writer(self, path: Path, record: RunRecord, stored_as: StoredAs) -> FolderRunWriter:

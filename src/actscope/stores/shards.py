@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from actscope.stores._formats import UnitFormat
 from actscope.stores._run_folder import FolderStorage
-from actscope.stores._safetensors import SafetensorsFile, write_safetensors
+from actscope.stores._safetensors import RangedSafetensors, SafetensorsFile, write_safetensors
 
 __all__ = ["STORE", "ShardStorage"]
 
@@ -27,6 +27,7 @@ class ShardStorage(FolderStorage):
         write=write_safetensors,
         read=SafetensorsFile,
         mapped=True,
+        ranged=RangedSafetensors,
     )
 
 

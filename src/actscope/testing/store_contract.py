@@ -99,7 +99,7 @@ def _write_all(storage: Storage, run_id: str, units: list[tuple[int, int]], **op
     for start, stop in units:
         writer.append(unit_id(start, stop), sample_batch(start, stop, **options), {})
     writer.close()
-    return Path(writer.path)
+    return writer.path
 
 
 def _with_heads(batch: ActivationBatch, z: Site, pattern: Site) -> ActivationBatch:
@@ -156,7 +156,7 @@ class StoreContract:
             batch = _with_heads(sample_batch(start, stop, pooled=pooled), z, some)
             writer.append(unit_id(start, stop), batch, {})
             whole += list(zip(batch[z], [None] * 4 if pooled else batch[some], strict=False))
-        run = self.read(Path(writer.path))
+        run = self.read(writer.path)
         assert run.site("pattern", 1) == some if not pooled else run.sites == (z,)
         for i in (0, 3, 6, 9, -1):
             rows, block = whole[i]
@@ -202,7 +202,7 @@ class StoreContract:
         batch.arrays = {SITES[0]: values}
         writer = storage.open_run("r")
         writer.append("one", batch, {})
-        stored = self.read(Path(writer.path)).get("resid_post", 0, example=0).numpy()
+        stored = self.read(writer.path).get("resid_post", 0, example=0).numpy()
         assert stored.tobytes() == values.tobytes()
 
     def test_what_was_read_is_the_callers_own(self, storage: Storage) -> None:
@@ -226,7 +226,7 @@ class StoreContract:
 
     def test_an_empty_dataset_makes_a_complete_run(self, storage: Storage) -> None:
         plan = UnitPlan(0, 0, 4).to_json()
-        run = self.read(Path(storage.open_run("r", SPEC, plan).path))
+        run = self.read(storage.open_run("r", SPEC, plan).path)
         assert run.complete and run.units == () and run.n_examples == 0
         assert list(run.examples) == [] and run.sites == SITES and run.verify().ok
         assert run.offsets.tolist() == [0]
@@ -236,7 +236,7 @@ class StoreContract:
         batch = replace(sample_batch(0, 0), failures=(failure,))
         writer = storage.open_run("r")
         writer.append("u", batch, {"errors": [failure.to_json()], "timings": {"forward": 1.5}})
-        run = self.read(Path(writer.path))
+        run = self.read(writer.path)
         assert run.failures == (failure,) and run.n_examples == 0
         assert run.summary().errors == {"empty_span": 1}
         assert run.summary().timings == {"forward": 1.5}
@@ -244,7 +244,7 @@ class StoreContract:
     def test_without_text(self, storage: Storage) -> None:
         writer = storage.open_run("r", {**SPEC, "keep_text": False}, PLAN)
         writer.append(unit_id(0, 4), sample_batch(0, 4), {})
-        run = self.read(Path(writer.path))
+        run = self.read(writer.path)
         assert run.examples[1].text is None and run.examples[1].n_tokens == 2
         with pytest.raises(BadInputError, match="keeps no texts"):
             run.tokens(0)
@@ -258,7 +258,7 @@ class StoreContract:
         assert writer.committed() == {unit_id(4, 8)}
         again = storage.open_run("r", SPEC, PLAN)
         assert again.committed() == {unit_id(4, 8)}
-        run = self.read(Path(writer.path))
+        run = self.read(writer.path)
         assert run.pending == (unit_id(0, 4), unit_id(8, 10)) and not run.complete
 
     def test_the_same_unit_again_does_nothing(self, storage: Storage) -> None:
@@ -272,7 +272,7 @@ class StoreContract:
         writer.append("u", sample_batch(0, 4), {})
         with pytest.raises(DuplicateUnitError, match="other content"):
             writer.append("u", sample_batch(0, 4, seed=1), {})
-        run = self.read(Path(writer.path))
+        run = self.read(writer.path)
         assert np.array_equal(run.numpy("ln_final"), sample_batch(0, 4).arrays[SITES[2]])
 
     def test_any_text_is_a_unit_id(self, storage: Storage) -> None:
@@ -281,7 +281,7 @@ class StoreContract:
         for i, name in enumerate(ids):
             writer.append(name, sample_batch(i, i + 1), {})
         assert storage.open_run("r").committed() == set(ids)
-        run = self.read(Path(writer.path))
+        run = self.read(writer.path)
         assert list(run.units) == ids and run.n_examples == len(ids)
 
     def test_content_that_does_not_fit_together_is_refused(self, storage: Storage) -> None:
@@ -302,7 +302,7 @@ class StoreContract:
     def test_float16_on_request(self, storage: Storage) -> None:
         writer = storage.open_run("r", {**SPEC, "storage_dtype": "float16"}, PLAN)
         writer.append(unit_id(0, 4), sample_batch(0, 4), {})
-        run = self.read(Path(writer.path))
+        run = self.read(writer.path)
         plain = sample_batch(0, 4).arrays[SITES[2]].astype(np.float16)
         assert run.stack("ln_final").numpy().tobytes() == plain.tobytes()
 
@@ -335,9 +335,9 @@ class StoreContract:
     def test_a_folder_with_something_else_is_left_alone(
         self, storage: Storage, tmp_path: Path
     ) -> None:
-        folder = Path(storage.open_run("probe").path).parent / "mine"
+        folder = storage.open_run("probe").path.parent / "mine"
         folder.mkdir()
-        (folder / "thesis.txt").write_text("years of work")
+        (folder / "thesis.txt").write_bytes(b"years of work")
         with pytest.raises(OutputFolderError, match=r"thesis\.txt"):
             storage.open_run("mine", SPEC, PLAN)
         assert [p.name for p in folder.iterdir()] == ["thesis.txt"]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from actscope.capture.budget import usual_budget
-from actscope.capture.disk import free_disk
+from actscope.capture.disk import free_local_disk
 from actscope.capture.options import AUTO, CaptureOptions
 from actscope.capture.plan import Footprint, choose_unit_size, make_plan
 from actscope.core.errors import BadInputError, SourceError
@@ -175,7 +175,7 @@ class Job:
             bytes={name: files.bytes for name, files in self.files().items()},
             shared=shared / max(whole, 1),
             not_shared=self.not_shared,
-            free_bytes=free_disk(self.params.output_dir),
+            free_bytes=free_local_disk(self.params.output_dir),
             seconds=None if seconds_per_token is None else seconds_per_token * whole,
             units=len(self.plan.units()),
             done=done,
