@@ -13,6 +13,7 @@ from model_state import state_of
 
 from actscope import Example, wrap_model
 from actscope.backends.hf import HFModel
+from actscope.backends.hf.exclusive import on_entering
 from actscope.testing.tiny_models import VOCAB, tiny_model
 
 SITES = "resid_post, q, pattern, mlp_post, logits"
@@ -140,3 +141,13 @@ def test_a_capture_inside_a_capture(family: str) -> None:
         want = torch.stack([rows.mean(0) for rows in expected[site]])
         assert torch.allclose(outer[site], want, atol=1e-6)
         assert all(torch.equal(found[site][0], alone[site][0]) for found in inner)
+
+
+def test_a_hook_that_was_removed_while_its_module_runs_is_left_out() -> None:
+    module = torch.nn.Linear(2, 2)
+    seen: list[str] = []
+    handles = [on_entering(module, lambda *_: handles[1].remove())]
+    handles.append(on_entering(module, lambda *_: seen.append("removed")))
+    handles.append(on_entering(module, lambda *_: seen.append("kept")))
+    module(torch.zeros(1, 2))
+    assert seen == ["kept"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from uuid import uuid4
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -129,3 +131,20 @@ def test_the_runner_tags_what_it_writes(tmp_path):
     first = runner.run(run_id="r", tags=["a"])
     runner.run(run_id="r", tags=["b"])
     assert read_tags(first.path) == ("a", "b")
+
+
+def test_a_run_on_a_server_has_tags_and_codecs_too():
+    folder = f"memory://tags-{uuid4().hex}"
+    with ShardStorage(folder).open_run("r", {**SPEC, "codec": "int8"}, PLAN) as writer:
+        writer.append(unit_id(0, 4), sample_batch(0, 4, width=64), {})
+    assert tag_run(f"{folder}/r", ["far"]) == ("far",)
+    [found] = list_runs(folder, "'far' in tags")
+    assert (found.name, found.state) == ("r", "partial")
+    json.dumps(found.to_json(), default=str)
+    with open_run(f"{folder}/r") as run:
+        assert run.tags == ("far",) and run.verify().ok
+        site = run.sites[0]
+        coded = run.summary().sites[str(site)].coded
+        assert coded is not None and coded.codec == "int8"
+        wanted = sample_batch(0, 4, width=64).arrays[site]
+        assert np.abs(run.numpy(site) - wanted).max() == pytest.approx(coded.max_error)

@@ -129,11 +129,7 @@ class Run(Sliceable):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Words the run was given, as they are now.
-
-        Raises:
-            DamagedRunError: their file is not as it was written.
-        """
+        """Words the run was given, as they are now; see ``read_tags``."""
         return read_tags(self.path)
 
     @cached_property

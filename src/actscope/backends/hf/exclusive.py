@@ -8,13 +8,15 @@ alone: each hook acts only in the thread that put it there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-__all__ = ["OneThread", "alone", "innermost", "is_innermost"]
+__all__ = ["OneThread", "alone", "innermost", "is_innermost", "on_entering"]
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _making = threading.Lock()
@@ -40,6 +42,21 @@ class OneThread:
     def here(self) -> bool:
         """Whether this is that thread."""
         return threading.get_ident() == self._ident
+
+
+def on_entering(
+    module: nn.Module, hook: Callable[..., Any], *, prepend: bool = False
+) -> RemovableHandle:
+    """Call a hook with ``(module, args, kwargs)`` before a module runs.
+
+    While one thread runs a module, another may remove a hook of its own. torch then still calls the
+    hook, but no longer knows that it takes ``kwargs``: such a call is nobody's, and is left out.
+    """
+
+    def called(module: nn.Module, args: tuple[Any, ...], kwargs: Any = None) -> Any:
+        return None if kwargs is None else hook(module, args, kwargs)
+
+    return module.register_forward_pre_hook(called, prepend=prepend, with_kwargs=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from actscope.backends.hf.effects import Effect, Tally
+from actscope.backends.hf.exclusive import on_entering
 from actscope.backends.hf.passes import Bools, Ints, Pass, PassReader, direct_pass
 from actscope.backends.hf.resolve import ModelMap, Tap
 from actscope.backends.hf.stacks import reads_two_texts
@@ -268,7 +269,7 @@ class Interventions:
         self._remove()
         root = self._model.hf
         keep = self._handles.append
-        keep(root.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True))
+        keep(on_entering(root, self._begin, prepend=True))
         keep(root.register_forward_hook(self._end, always_call=True))
         changes = [
             (step.point, self._change(step)) for applied in self._active for step in applied.steps

@@ -21,7 +21,7 @@ import torch
 from actscope.backends.hf.attention_call import AttentionCall
 from actscope.backends.hf.attention_route import Route, watching
 from actscope.backends.hf.attention_rows import chosen_columns, head_rows
-from actscope.backends.hf.exclusive import alone, innermost, is_innermost
+from actscope.backends.hf.exclusive import alone, innermost, is_innermost, on_entering
 from actscope.backends.hf.forward import text_config
 from actscope.backends.hf.generation import check_generates, generate_rows
 from actscope.backends.hf.resolve import Tap, probe_ids
@@ -188,7 +188,7 @@ class LiveRecorder:
     def _hook(self, site: Site, tap: Tap) -> Any:
         module = self._model.hf.get_submodule(tap.path)
         if tap.side == "input":
-            return module.register_forward_pre_hook(self._on_input(site, tap), with_kwargs=True)
+            return on_entering(module, self._on_input(site, tap))
         return module.register_forward_hook(self._on_output(site, tap))
 
     def __exit__(

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from actscope.backends.hf.blocks import Blocks, differ
-from actscope.backends.hf.exclusive import OneThread
+from actscope.backends.hf.exclusive import OneThread, on_entering
 from actscope.backends.hf.layout import Layout
 from actscope.backends.hf.probe import ALTERED, Probe
 from actscope.backends.hf.trace import (
@@ -229,7 +229,7 @@ class _Places:
             return with_float_input(args, kwargs, index, change(tensor))
 
         module = self._model.get_submodule(path)
-        self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        self.handles.append(on_entering(module, hook))
 
     def output(self, path: str, turn: int, change: _Change) -> None:
         """Exchange the first tensor that one call returns."""

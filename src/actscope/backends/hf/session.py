@@ -25,7 +25,7 @@ from actscope.backends.hf.attention_rows import (
     query_blocks,
     refuse_unverified,
 )
-from actscope.backends.hf.exclusive import alone, innermost, is_innermost
+from actscope.backends.hf.exclusive import alone, innermost, is_innermost, on_entering
 from actscope.backends.hf.forward import forward
 from actscope.backends.hf.kept_rows import (
     Group,
@@ -105,7 +105,7 @@ class HFSession:
         module = self._model.hf.get_submodule(tap.path)
         if tap.side == "input":
             hook = self._on_input(site, tap)
-            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            self._handles.append(on_entering(module, hook))
         else:
             self._handles.append(module.register_forward_hook(self._on_output(site, tap)))
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from actscope.backends.hf.exclusive import OneThread, alone
+from actscope.backends.hf.exclusive import OneThread, alone, on_entering
 
 __all__ = [
     "Call",
@@ -141,8 +141,8 @@ def trace_forward(model: nn.Module, forward: Callable[[], Any]) -> Trace:
     try:
         for path, module in model.named_modules():
             enter, leave = _recorder(path, trace, returned)
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave, with_kwargs=True))
+            handles.append(on_entering(module, enter))
+            handles.append(module.register_forward_hook(leave))
         with alone(model), torch.no_grad(), evaluation_mode(model):
             trace.result = forward()
     finally:
@@ -165,9 +165,7 @@ def _recorder(
         whole = [x for x in (*args, *kwargs.values()) if _is_index_tensor(x)]
         inside.append((floats, tuple(x.detach().clone() for x in whole)))
 
-    def leave(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not thread.here:
             return
         tensor = first_tensor(output)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from actscope.backends.hf.exclusive import OneThread
+from actscope.backends.hf.exclusive import OneThread, on_entering
 from actscope.backends.hf.resolve import ModelMap, Tap
 from actscope.backends.hf.trace import (
     first_tensor,
@@ -132,7 +132,7 @@ def install(
         steps = _Steps(members, path, carried)
         if side == "input":
             hook = steps.on_input(index)
-            handle = module.register_forward_pre_hook(hook, prepend=first, with_kwargs=True)
+            handle = on_entering(module, hook, prepend=first)
         else:
             handle = module.register_forward_hook(steps.on_output, prepend=first)
         handles.append(handle)
