@@ -142,7 +142,7 @@ class DatasetRunner:
             self._progress.notice(notice)
         job.check()
         job, writer = _opened(job)
-        _tag(Path(writer.path), tags)
+        _tag(writer.path, tags)
         self._tracking.started(job.run_id, job.spec.to_json(), self._further(job, writer))
         state = "failed"
         try:
@@ -291,7 +291,7 @@ def _figures(path: Path) -> dict[str, float]:
         return figures_of(run.summary())
 
 
-def _tag(path: Path, tags: Sequence[str]) -> None:
+def _tag(path: str | Path, tags: Sequence[str]) -> None:
     if tags:
         from actscope.stores import tag_run
 
