@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -21,31 +22,31 @@ LINE_EVERY = 30.0
 """Seconds between two lines in a log file or a pipe."""
 
 
-class Bar:
-    """Draws what a run tells; a plain line now and then where stderr is no terminal.
+class _Drawn:
+    """A bar on a terminal; a plain line now and then where stderr is none.
 
     Args:
         console: Where to draw.
+        doing: What is done.
+        aside: What stands beside the count: a text, or ``{task.fields[pace]}``.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, doing: str, aside: str) -> None:
         self._console = console
         self._bar = RichProgress(
-            TextColumn("capturing"),
+            TextColumn(doing),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[pace]}"),
+            TextColumn(aside),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("capture", total=None, pace="")
-        self._began = time.perf_counter()
-        self._tokens = self._done = self._total = 0
-        self._said = self._began
+        self._task = self._bar.add_task(doing, total=None, pace="")
+        self._said = time.perf_counter()
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -56,6 +57,24 @@ class Bar:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+    def _say(self, line: str, now: float) -> None:
+        if not self._console.is_terminal and now - self._said >= LINE_EVERY:
+            self._said = now
+            self._console.print(line)
+
+
+class Bar(_Drawn):
+    """Draws what a run tells.
+
+    Args:
+        console: Where to draw.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "capturing", "{task.fields[pace]}")
+        self._began = self._said
+        self._tokens = self._done = self._total = 0
 
     def started(self, total: int, done: int) -> None:
         """Show the whole range; what is on disk counts as done."""
@@ -70,17 +89,15 @@ class Bar:
         now = time.perf_counter()
         pace = f"{self._tokens / max(now - self._began, 1e-9):,.0f} tokens/s"
         self._bar.update(self._task, advance=examples, pace=pace)
-        if not self._console.is_terminal and now - self._said >= LINE_EVERY:
-            self._said = now
-            self._console.print(f"captured {self._done:,} of {self._total:,} examples, {pace}")
+        self._say(f"captured {self._done:,} of {self._total:,} examples, {pace}", now)
 
     def notice(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(Text(text, style="yellow"), soft_wrap=True)
 
 
-class UnitBar:
-    """Draws how many units are done; a plain line now and then where stderr is no terminal.
+class UnitBar(_Drawn):
+    """Draws how many units are done.
 
     Args:
         console: Where to draw.
@@ -88,37 +105,10 @@ class UnitBar:
     """
 
     def __init__(self, console: Console, doing: str) -> None:
-        self._console = console
+        super().__init__(console, doing, "units")
         self._doing = doing
-        self._bar = RichProgress(
-            TextColumn(doing),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("units"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._bar.add_task(doing, total=None)
-        self._said = time.perf_counter()
-
-    def __enter__(self) -> UnitBar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
         """So many of all units are done."""
         self._bar.update(self._task, completed=done, total=total)
-        now = time.perf_counter()
-        if not self._console.is_terminal and now - self._said >= LINE_EVERY:
-            self._said = now
-            self._console.print(f"{self._doing}: {done:,} of {total:,} units")
+        self._say(f"{self._doing}: {done:,} of {total:,} units", time.perf_counter())
