@@ -58,12 +58,28 @@ def copied(batch):
 
 def test_memory_is_used_again():
     transfer = Transfer(torch.device("cpu"))
-    turns = [transfer.next() for _ in range(AHEAD + 1)]
-    assert turns[0] == turns[AHEAD] and len(set(turns)) == AHEAD
-    first = transfer.buffer(turns[0], 0, (2, 10, 4), torch.float32)
-    again = transfer.buffer(turns[0], 0, (2, 7, 4), torch.float32)
-    other = transfer.buffer(turns[0], 1, (2, 7, 4), torch.float32)
+    sets = []
+    for _ in range(AHEAD + 1):
+        sets.append(transfer.next())
+        transfer.to_host([])()
+    assert sets[0] is sets[AHEAD] and len({id(one) for one in sets}) == AHEAD
+    first = sets[0].buffer(0, (2, 10, 4), torch.float32)
+    again = sets[0].buffer(0, (2, 7, 4), torch.float32)
+    other = sets[0].buffer(1, (2, 7, 4), torch.float32)
     assert again.data_ptr() == first.data_ptr() != other.data_ptr()
+
+
+def test_a_failed_pass_keeps_its_turn():
+    transfer = Transfer(torch.device("cpu"))
+    transfer.next()
+    waiting = transfer.to_host([])
+    failed = transfer.next()
+    assert transfer.next() is failed
+    transfer.to_host([])
+    with pytest.raises(BadInputError, match="under way"):
+        transfer.next()
+    waiting()
+    assert transfer.next() is not failed
 
 
 def test_a_closed_session_begins_nothing(model):

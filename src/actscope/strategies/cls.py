@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import BackendModel
@@ -24,6 +24,7 @@ class CLSStrategy(PlainStrategy):
     """
 
     name: ClassVar[str] = "cls"
+    picks: ClassVar[Literal["first", "last"] | None] = "first"
 
     def __init__(self, strict: bool = True) -> None:
         self.strict = strict

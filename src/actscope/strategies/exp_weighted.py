@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from actscope.core.errors import BadInputError
-from actscope.strategies._base import PlainStrategy
+from actscope.strategies._base import PlainStrategy, weighted_sum
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +45,7 @@ class ExpWeightedStrategy(PlainStrategy):
         back = (length - mask.cumsum(1)).float()  # 0 at the last kept token
         weights = (-back / (self.f * length)).exp2().masked_fill(~mask, 0.0)
         weights = weights / weights.sum(1, keepdim=True)
-        kept = hidden.float().masked_fill(~mask.unsqueeze(-1), 0.0)
-        return (weights.unsqueeze(-1) * kept).sum(1)
+        return weighted_sum(hidden, mask, weights)
 
 
 STRATEGY = ExpWeightedStrategy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from actscope.strategies._base import PlainStrategy, row_at
 
@@ -14,6 +14,7 @@ class LastTokenStrategy(PlainStrategy):
     """The row of the last kept token, on whichever side the padding is."""
 
     name: ClassVar[str] = "last"
+    picks: ClassVar[Literal["first", "last"] | None] = "last"
 
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``[n, pos, d]`` and ``[n, pos]`` -> ``[n, d]`` float32."""

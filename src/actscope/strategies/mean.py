@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from actscope.strategies._base import PlainStrategy
+from actscope.strategies._base import PlainStrategy, weighted_sum
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +17,7 @@ class MeanStrategy(PlainStrategy):
 
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``[n, pos, d]`` and ``[n, pos]`` -> ``[n, d]`` float32."""
-        kept = hidden.float().masked_fill(~mask.unsqueeze(-1), 0.0)
-        return kept.sum(1) / mask.sum(1, keepdim=True)
+        return weighted_sum(hidden, mask, mask.float() / mask.sum(1, keepdim=True))
 
 
 STRATEGY = MeanStrategy

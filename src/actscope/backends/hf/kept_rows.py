@@ -36,6 +36,7 @@ __all__ = [
     "cut",
     "described",
     "keeps_width",
+    "picks",
     "plan_rows",
     "to_array",
     "to_arrays",
@@ -50,7 +51,8 @@ class Kept:
     """What one batch keeps: which rows of the padded batch, and where they go.
 
     Attributes:
-        rows: Flat row indices into ``[n * pos]``, examples in order (unpooled).
+        rows: Flat row indices into ``[n * pos]``, examples in order: of every kept token, or of
+            one an example where the strategy picks one.
         examples: Which examples keep anything, or None for all.
         mask: ``[kept examples, pos]`` bool, the kept tokens (pooled).
         buffers: ``[sites, rows, width]`` of each group.
@@ -122,6 +124,7 @@ def plan_rows(
     width: int,
     starts: Sequence[int],
     device: torch.device,
+    picks: str | None = None,
 ) -> Kept:
     """Where the kept tokens of a padded batch lie.
 
@@ -131,6 +134,7 @@ def plan_rows(
         width: Columns of the padded batch.
         starts: The column of each example's first token.
         device: Where the model's tensors are.
+        picks: ``first`` or ``last``: of each example, this kept token alone.
     """
     mask = np.zeros((len(keep), width), dtype=np.bool_)
     flat: list[Array] = []
@@ -138,11 +142,17 @@ def plan_rows(
         positions = spans[index]
         assert positions is not None
         mask[place, positions + starts[index]] = True
-        flat.append(index * width + starts[index] + positions)
+        flat.append(index * width + starts[index] + _picked(positions, picks))
     rows = torch.from_numpy(np.concatenate(flat).astype(np.int64)).to(device)
     everyone = len(keep) == len(spans)
     examples = None if everyone else torch.tensor(keep, dtype=torch.int64, device=device)
     return Kept(rows, examples, torch.from_numpy(mask).to(device))
+
+
+def _picked(positions: Array, picks: str | None) -> Array:
+    if picks is None:
+        return positions
+    return positions[-1:] if picks == "last" else positions[:1]
 
 
 def to_arrays(kept: Kept, buffers: Sequence[torch.Tensor] | None = None) -> dict[Site, Array]:
@@ -222,3 +232,8 @@ def _joined(parts: list[Array], dtype: Any) -> Array:
 def keeps_width(selection: Selection) -> bool:
     """Whether pooling keeps the width: every strategy but a custom one does."""
     return selection.strategy.name != "custom"
+
+
+def picks(selection: Selection) -> str | None:
+    """Which one kept token the strategy's row is, if it is that of one: ``first`` or ``last``."""
+    return getattr(selection.strategy, "picks", None)

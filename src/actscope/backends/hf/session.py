@@ -34,6 +34,7 @@ from actscope.backends.hf.kept_rows import (
     cut,
     described,
     keeps_width,
+    picks,
     plan_rows,
     to_arrays,
 )
@@ -42,7 +43,7 @@ from actscope.backends.hf.prefix import SharedPrefix, shareable
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.stacks import encoder_text
 from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
-from actscope.backends.hf.transfer import Transfer
+from actscope.backends.hf.transfer import BufferSet, Transfer
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
@@ -228,7 +229,7 @@ class HFSession:
         arrays = {s: self._empty(s) for s in self._selection.sites}
         if keep:
             columns = next(iter(tensors.values())).shape[1]
-            kept = plan_rows(spans, keep, columns, starts, self._model.device)
+            kept = self._plan(spans, keep, columns, starts)
             self._allocate(kept, len(keep))
             for site, tensor in tensors.items():
                 self._store(kept, site, tensor)
@@ -260,11 +261,10 @@ class HFSession:
         ids, mask = batch.padded(self._model.pad_id)
         device = self._model.device
         starts = mask.argmax(axis=1).tolist()
-        kept = self._kept = plan_rows(spans, keep, ids.shape[1], starts, device)
+        kept = self._kept = self._plan(spans, keep, ids.shape[1], starts)
         self._kept.restart(self._taps)
         self._kept.blocks = query_blocks(batch, spans, keep, ids.shape[1], device)
-        turn = None if transfer is None else transfer.next()
-        self._allocate(self._kept, len(keep), transfer, turn)
+        self._allocate(self._kept, len(keep), None if transfer is None else transfer.next())
         input_ids = torch.from_numpy(ids).to(device)
         attention = torch.from_numpy(mask.astype(np.int64)).to(device)
         try:
@@ -295,10 +295,10 @@ class HFSession:
         if kept.pending:
             missing = ", ".join(str(s) for s in sorted(kept.pending))
             raise BadInputError(f"the forward pass never reached {missing}")
-        if transfer is None or turn is None:
+        if transfer is None:
             refuse_unverified(kept.checks)
             return lambda: to_arrays(kept)
-        copied = transfer.to_host(turn, list(kept.buffers.values()))
+        copied = transfer.to_host(list(kept.buffers.values()))
 
         def arrive() -> dict[Site, Array]:
             refuse_unverified(kept.checks)  # looking at them waits for the device
@@ -326,9 +326,13 @@ class HFSession:
             else:
                 self._keep(site, head_rows(call, tap.name, site.parts), 1.0)
 
-    def _allocate(
-        self, kept: Kept, n: int, transfer: Transfer | None = None, turn: int | None = None
-    ) -> None:
+    def _plan(
+        self, spans: list[Array | None], keep: list[int], columns: int, starts: Sequence[int]
+    ) -> Kept:
+        device = self._model.device
+        return plan_rows(spans, keep, columns, starts, device, picks(self._selection))
+
+    def _allocate(self, kept: Kept, n: int, memory: BufferSet | None = None) -> None:
         """One buffer per group of sites alike in rows, width and dtype."""
         pools = self._selection.strategy.pools
         groups: dict[Group, list[Site]] = {}
@@ -344,10 +348,10 @@ class HFSession:
         for key, sites in groups.items():
             rows, width, dtype = key
             shape = (len(sites), rows, width)
-            if transfer is None or turn is None:
+            if memory is None:
                 kept.buffers[key] = torch.empty(shape, dtype=dtype, device=self._model.device)
             else:
-                kept.buffers[key] = transfer.buffer(turn, len(kept.buffers), shape, dtype)
+                kept.buffers[key] = memory.buffer(len(kept.buffers), shape, dtype)
             kept.slots.update({site: (key, place) for place, site in enumerate(sites)})
 
     def _on_input(self, site: Site, tap: Tap) -> Callable[..., None]:
@@ -419,10 +423,13 @@ class HFSession:
 
     def _store(self, kept: Kept, site: Site, tensor: torch.Tensor) -> None:
         strategy = self._selection.strategy
-        if not strategy.pools and not one_row_per_example(site):
+        if (picks(self._selection) or not strategy.pools) and not one_row_per_example(site):
             group, place = kept.slots[site]
-            flat = tensor.reshape(-1, tensor.shape[-1])
-            torch.index_select(flat, 0, kept.rows, out=kept.buffers[group][place])
+            flat, into = tensor.reshape(-1, tensor.shape[-1]), kept.buffers[group][place]
+            if flat.dtype == into.dtype:
+                torch.index_select(flat, 0, kept.rows, out=into)
+            else:
+                into.copy_(flat.index_select(0, kept.rows))
             return
         if one_row_per_example(site):
             rows = kept.of_examples(tensor)

@@ -7,15 +7,17 @@ rows and nothing else.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from actscope.core.errors import BadInputError
 from actscope.core.protocols import AHEAD
 
-__all__ = ["Transfer"]
+__all__ = ["BufferSet", "Transfer"]
 
 Key = tuple[int, torch.dtype]
 
@@ -38,8 +40,73 @@ class _Memory:
         return self.flat[key][:size].view(shape)
 
 
+class BufferSet:
+    """The buffers of one batch at a time, on the device and, where those are staged, on the host.
+
+    Args:
+        device: Where the model computes.
+        staged: Whether buffers are copied to host memory of their own.
+        stream: Of the copies, on CUDA.
+    """
+
+    def __init__(self, device: torch.device, staged: bool, stream: Any) -> None:
+        self._device = device
+        self._staged = staged
+        self._stream = stream
+        self._there = _Memory(device, False)
+        self._here = _Memory(torch.device("cpu"), stream is not None)
+        self.under_way = False
+
+    def buffer(self, place: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """``shape`` values on the device, uninitialised.
+
+        Args:
+            place: Which of the batch's buffers.
+            shape: Its shape.
+            dtype: Its type.
+        """
+        return self._there.take((place, dtype), shape, dtype)
+
+    def to_host(self, buffers: list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+        """Begin to copy filled buffers; what is returned waits until they are on the CPU."""
+        arrived = self._copy(buffers) if self._staged else lambda: buffers
+        self.under_way = True
+
+        def wait() -> list[torch.Tensor]:
+            found = arrived()
+            self.under_way = False
+            return found
+
+        return wait
+
+    def _copy(self, buffers: list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+        host = [
+            self._here.take((place, b.dtype), tuple(b.shape), b.dtype)
+            for place, b in enumerate(buffers)
+        ]
+        if self._stream is None:
+            for target, source in zip(host, buffers, strict=True):
+                target.copy_(source)
+            return lambda: host
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            for target, source in zip(host, buffers, strict=True):
+                target.copy_(source, non_blocking=True)
+            done = torch.cuda.Event(blocking=True)  # waits without keeping a core busy
+            done.record(self._stream)
+
+        def wait() -> list[torch.Tensor]:
+            done.synchronize()
+            return host
+
+        return wait
+
+
 class Transfer:
     """Buffers of the batches of one session, ``AHEAD`` sets in turn.
+
+    A set's turn is over only when its pass has succeeded: a pass that fails half way leaves the
+    other sets alone, whoever reads them later.
 
     Args:
         device: Where the model computes.
@@ -48,55 +115,29 @@ class Transfer:
     """
 
     def __init__(self, device: torch.device, staged: bool | None = None) -> None:
-        self._staged = device.type != "cpu" if staged is None else staged
-        self._cuda = device.type == "cuda"
-        host = torch.device("cpu")
-        self._there = [_Memory(device, False) for _ in range(AHEAD)]
-        self._here = [_Memory(host, self._cuda) for _ in range(AHEAD)]
-        self._stream: Any = torch.cuda.Stream(device) if self._cuda else None
-        self._turn = 0
+        staged = device.type != "cpu" if staged is None else staged
+        stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._staged = staged
+        self._sets = deque(BufferSet(device, staged, stream) for _ in range(AHEAD))
         self.bytes_copied = 0
 
-    def next(self) -> int:
-        """The set of the next batch; what the set held before is overwritten."""
-        self._turn = (self._turn + 1) % AHEAD
-        return self._turn
+    def next(self) -> BufferSet:
+        """The set of the next batch; what it held before is overwritten.
 
-    def buffer(
-        self, turn: int, place: int, shape: tuple[int, ...], dtype: torch.dtype
-    ) -> torch.Tensor:
-        """``shape`` values on the device, uninitialised.
-
-        Args:
-            turn: From ``next``.
-            place: Which of the buffers of that turn.
-            shape: Its shape.
-            dtype: Its type.
+        Raises:
+            BadInputError: that batch was not taken yet.
         """
-        return self._there[turn].take((place, dtype), shape, dtype)
+        if self._sets[0].under_way:
+            raise BadInputError(
+                f"{AHEAD} passes are under way, and there is memory for no more",
+                next_step="call what the oldest `begin` returned, then begin the next",
+            )
+        return self._sets[0]
 
-    def to_host(self, turn: int, buffers: list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
-        """Begin to copy filled buffers; what is returned waits until they are on the CPU."""
-        if not self._staged:
-            return lambda: buffers
-        host = [
-            self._here[turn].take((place, b.dtype), tuple(b.shape), b.dtype)
-            for place, b in enumerate(buffers)
-        ]
-        self.bytes_copied += sum(b.nbytes for b in buffers)
-        if self._stream is None:
-            for target, source in zip(host, buffers, strict=True):
-                target.copy_(source)
-            return lambda: host
-        self._stream.wait_stream(torch.cuda.current_stream(buffers[0].device))
-        with torch.cuda.stream(self._stream):
-            for target, source in zip(host, buffers, strict=True):
-                target.copy_(source, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record(self._stream)
-
-        def wait() -> list[torch.Tensor]:
-            done.synchronize()
-            return host
-
-        return wait
+    def to_host(self, buffers: list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+        """Begin to copy the filled buffers of ``next``, whose turn is then over."""
+        arrived = self._sets[0].to_host(buffers)
+        self._sets.rotate(-1)
+        if self._staged:
+            self.bytes_copied += sum(b.nbytes for b in buffers)
+        return arrived
