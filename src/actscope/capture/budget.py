@@ -29,7 +29,7 @@ time then stays in the caches. Found best, within noise, for models of 256 to 76
 ANSWERING = {"cpu": 8192, "accelerator": 32_768}
 """A step of decoding has one token a row: batches of answers are as wide as memory allows."""
 SMALLEST, LARGEST = 128, 131_072
-LARGEST_SHARE = 0.02
+LARGEST_SHARE = 0.015
 """Of the run's work that the probe may cost."""
 LARGEST_SECONDS = 5.0
 ROUNDS, MOST_ROUNDS = 2, 5
@@ -111,6 +111,7 @@ def climb(start: int, timed: Callable[[int], float], *, allowed: int, shortest: 
         for place, budget in enumerate(budgets):
             known[budget] = min(one[place] for one in taken)
 
+    spent = start
     if not afford(start, 2 * start):
         return start
     timed(start)  # the first pass of a model is slower than any later one

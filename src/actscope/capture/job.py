@@ -14,7 +14,7 @@ from actscope.capture.dry_run import UNIT_OVERHEAD
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.long_prompts import refuse_too_long
 from actscope.capture.options import AUTO, CaptureOptions
-from actscope.capture.plan import adopt, choose_unit_size, dataset_range, make_plan
+from actscope.capture.plan import Footprint, adopt, choose_unit_size, dataset_range, make_plan
 from actscope.capture.prepare import Prepared, prompt_limit
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import RunWriter, Source, Storage
@@ -138,14 +138,13 @@ def resolve(request: Request) -> Job:
     items = estimate.sample(r.extractor, r.source, r.options)
     cost = estimate.measure_rows(r.extractor, items, r.options, r.storage.keeps_bfloat16)
     footprint = estimate.mean_footprint(r.extractor, items, r.options, cost)
-    size = r.options.unit_size or choose_unit_size(footprint)
     bounds = dataset_range(len(r.source), r.options)
     spec = _spec(r)
     name = r.run_id or _default_id(spec, bounds, len(r.source))
     path, stored = _existing(r.storage, name)
     if stored is not None:
         r.storage.open_run(name, spec.to_json(), None).close()  # another spec is refused first
-    plan = _plan(r, bounds, size, stored, items)
+    plan = _plan(r, bounds, footprint, stored, items)
     plan, ignored = adopt(stored, plan, str(path))
     if r.options.unit_size is None:
         ignored = [word for word in ignored if word != "unit_size"]
@@ -159,7 +158,7 @@ def resolve(request: Request) -> Job:
 def _plan(
     request: Request,
     bounds: tuple[int, int],
-    size: int,
+    footprint: Footprint,
     stored: UnitPlan | None,
     items: list[Prepared],
 ) -> UnitPlan:
@@ -167,18 +166,27 @@ def _plan(
     r = request
     open_choice = r.batch_size is None and r.options.batch_tokens == AUTO
     share = r.options.share_prefix == "auto" and not _no_sharing(r)
-    if not open_choice:
-        return make_plan(bounds, size, r.options, r.batch_size, share_prefix=share)
-    if stored is not None:
-        made = make_plan(bounds, size, r.options, None, share_prefix=share)
-        return replace(
-            made,
-            batch_tokens=stored.batch_tokens,
-            batch_size=stored.batch_size,
-            pass_tokens=stored.pass_tokens,
-        )
-    budget = choose_budget(r.extractor, items, r.options, bounds[1] - bounds[0])
-    return make_plan(bounds, size, r.options, None, budget, share_prefix=share)
+    found = 0
+    if open_choice and stored is None:
+        found = choose_budget(r.extractor, items, r.options, bounds[1] - bounds[0])
+    size = r.options.unit_size or choose_unit_size(footprint, _pass_tokens(r, footprint, found))
+    made = make_plan(bounds, size, r.options, r.batch_size, found, share_prefix=share)
+    if not open_choice or stored is None:
+        return made
+    return replace(
+        made,
+        batch_tokens=stored.batch_tokens,
+        batch_size=stored.batch_size,
+        pass_tokens=stored.pass_tokens,
+    )
+
+
+def _pass_tokens(request: Request, footprint: Footprint, found: int) -> float:
+    """Tokens of a forward pass, about."""
+    if request.batch_size is not None:
+        return request.batch_size * footprint.tokens
+    asked = request.options.batch_tokens
+    return found if isinstance(asked, str) else asked
 
 
 def _no_sharing(request: Request) -> str:

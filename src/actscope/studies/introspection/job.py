@@ -323,15 +323,11 @@ def _plan(
     tokens = sum(len(a.row) for a in asked) / n
     footprint = Footprint(tokens, tokens * len(layers) * model.d_model * 4)
     options = CaptureOptions(batch_tokens=params.batch_tokens or AUTO)
+    usual = usual_budget(model, options)
+    a_pass = params.batch_size * tokens if params.batch_size else params.batch_tokens or usual
+    size = params.unit_size or choose_unit_size(footprint, a_pass)
     reason = _no_sharing(model, params, layers)
-    plan = make_plan(
-        bounds,
-        params.unit_size or choose_unit_size(footprint),
-        options,
-        params.batch_size,
-        usual_budget(model, options),
-        share_prefix=not reason,
-    )
+    plan = make_plan(bounds, size, options, params.batch_size, usual, share_prefix=not reason)
     return plan, reason
 
 
