@@ -5,7 +5,8 @@
 Everything that is compared runs in turns (A B C A B C ...), in CPU seconds of the process and its
 children and in wall clock; medians count. Models and texts are made on the spot
 (``capture_models.py``). Results go to benchmarks/results/capture.json and docs/performance.md; with
---only or --model the other rows stay as they were measured before.
+--only or --model the other rows stay as they were measured before. Every row says at which revision
+of the repository it was measured. A --quick run writes nothing there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,26 +61,33 @@ class Bench:
     def against(self, others: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]:
         """Medians of some ways, and of the bare model under ``F``: of its fastest token budget.
 
-        Every budget takes part in every round: which is fastest is not known before.
+        Every budget takes part in every round: which is fastest is not known before. It is the one
+        whose fastest round is fastest, which varies less than medians do.
         """
         floors = {f"F{b}": ways.bare(self.hf, self.texts, b) for b in ways.BUDGETS}
         found = in_turns({**floors, **others}, self.runs)
-        self.fastest = min(floors, key=lambda name: found[name]["cpu"])
+        self.fastest = min(floors, key=lambda name: found[name]["least_cpu"])
         return {"F": found[self.fastest], **found}
 
     def ours(self, **what: Any) -> Callable[[], None]:
         return ways.ours(self.model, self.texts, self.where, **what)
 
     def row(self, row: str, floor: dict[str, float], ours: dict[str, float], **more: Any) -> Row:
-        ratio = {clock: round(ours[clock] / floor[clock], 3) for clock in ("cpu", "wall")}
+        ratio = {clock: round(ours[clock] / floor[clock], 3) for clock in floor}
         return {
             "row": row, "model": self.name, "texts": len(self.texts), "tokens": self.tokens,
             "floor": floor, "ours": ours, "ratio": ratio, **more,
         }  # fmt: skip
 
 
-def plus(a: dict[str, float], b: dict[str, float], times: float = 1.0) -> dict[str, float]:
-    return {clock: round((a[clock] + b[clock]) * times, 5) for clock in a}
+def plus(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    return {clock: round(a[clock] + b[clock], 5) for clock in a}
+
+
+def revision() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def disk(bench: Bench) -> list[Row]:
@@ -99,7 +108,7 @@ def disk(bench: Bench) -> list[Row]:
     def against(loop: str, most: float) -> Row:
         """Beside the ratio, that of F + W, which nothing can be below."""
         best = {clock: round(least[clock] / found[loop][clock], 3) for clock in least}
-        return bench.row(LOOPS[loop], found[loop], ours, most={"wall": most}, least=best)
+        return bench.row(LOOPS[loop], found[loop], ours, most={"wall": most}, alone=best)
 
     return [
         bench.row("disk", least, ours, budget=int(bench.fastest[1:]),
@@ -119,8 +128,7 @@ def pooled(bench: Bench) -> list[Row]:
             "half": bench.ours(strategy="last", layers=[layer]),
         }
     )
-    none = {"cpu": 0.0, "wall": 0.0}
-    part = plus(found["F"], none, (layer + 1) / bench.model.n_layers)
+    part = {clock: took * (layer + 1) / bench.model.n_layers for clock, took in found["F"].items()}
     return [
         bench.row("last", found["F"], found["last"], most={"cpu": 1.05}),
         bench.row("mean", found["F"], found["mean"], most={"cpu": 1.05}),
@@ -214,6 +222,8 @@ ROWS: dict[str, tuple[Callable[[Bench], list[Row]], tuple[str, ...]]] = {
     "read": (read, (MAIN,)),
 }
 """Each group of rows, and the models it is measured on."""
+MORE = {"pooled": 2, "generation": 10, "prefix": 10}
+"""Rounds besides, where a few per cent count or a round is short."""
 
 
 def judged(row: Row) -> Row:
@@ -242,14 +252,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of torch; its own choice if 0")
     parser.add_argument("--quick", action="store_true", help="few texts, two rounds: a rehearsal")
     parser.add_argument("--where", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/capture.json")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/capture.json")
+    parser.add_argument("--page", type=Path, help="default: docs/performance.md")
     given = parser.parse_args()
+    if not given.quick:
+        given.out = given.out or ROOT / "benchmarks/results/capture.json"
+        given.page = given.page or ROOT / "docs/performance.md"
     if given.threads:
         torch.set_num_threads(given.threads)
     runs = 2 if given.quick else given.runs
-    found: dict[str, Any] = {"machine": machine(), "runs": runs, "quick": given.quick}
+    found: dict[str, Any] = {"machine": machine()}
     rows: list[Row] = []
+    at = revision()
     for name in given.model.split(","):
         wanted = [r for r in given.only.split(",") if name in ROWS[r][1]]
         if not wanted:
@@ -257,10 +271,13 @@ def main() -> None:
         texts = capture_models.texts()[: 24 if given.quick else TEXTS[name]]
         bench = Bench(name, texts, runs, given.where, given.quick)
         for group in wanted:
-            made = [judged(row) for row in ROWS[group][0](bench)]
-            for row in made:
+            bench.runs = runs + (0 if given.quick else MORE.get(group, 0))
+            made = [{**row, "at": at, "rounds": bench.runs} for row in ROWS[group][0](bench)]
+            for row in map(judged, made):
                 print(json.dumps(row), flush=True)
-            rows += made
+                rows.append(row)
+    if given.out is None or given.page is None:
+        return
     before = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     new = {(row["row"], row["model"]) for row in rows}
     kept = [row for row in before.get("rows", []) if (row["row"], row["model"]) not in new]

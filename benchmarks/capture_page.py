@@ -10,11 +10,11 @@ from typing import Any
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 MEASURES = {
     "disk": ("all layers, all tokens, to disk, durable", "F + W"),
-    "loop": ("the same", "the best plain loop: sorted, 16 rows, hooks, early stop, `np.save`"),
+    "loop": ("the same", "a good plain loop: sorted, 16 rows, hooks, early stop, `np.save`"),
     "naive": ("the same", "naive loop: `output_hidden_states`, 16 rows as they come, `np.save`"),
     "last": ("last token, all layers, to disk", "F"),
     "mean": ("mean over tokens, all layers, to disk", "F"),
-    "half": ("last token of one layer half way up, to disk", "F of the layers up to it"),
+    "half": ("last token of layer k of n, half way up, to disk", "F x (k + 1) / n"),
     "pattern": ("pattern of 2 heads of the last layer, to disk", "F"),
     "generation": ("50 tokens of 32 prompts, all layers of every token", "bare `generate`"),
     "prefix": ("three prompts a question sharing 80 %, `share_prefix`", "three plain passes"),
@@ -31,23 +31,26 @@ def _met(row: dict[str, Any]) -> str:
     return "yes" if row.get("met") else "**no**"
 
 
+def _both(clocks: dict[str, float], which: str = "") -> str:
+    return f"{clocks[which + 'cpu']:.2f} ({clocks[which + 'wall']:.2f})"
+
+
 def _ratios(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "| measure | against | model | texts | ours, CPU s (wall) | floor, CPU s (wall) | "
-        "ratio, CPU (wall) | target | met |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "ratio, CPU (wall) | of the least | target | met |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         what, floor = MEASURES[row["row"]]
         target = ", ".join(f"{clock} <= {most:g}" for clock, most in row["most"].items())
-        if "least" in row:
-            target += f" (F + W alone: {row['least']['wall']:.2f})"
-        ours, other, ratio = (
-            f"{row[key]['cpu']:.2f} ({row[key]['wall']:.2f})" for key in ("ours", "floor", "ratio")
-        )
+        if "alone" in row:
+            target += f" (F + W alone: {row['alone']['wall']:.2f})"
+        ours, other, ratio = (_both(row[key]) for key in ("ours", "floor", "ratio"))
+        least = _both(row["ratio"], "least_")
         lines.append(
             f"| {what} | {floor} | {row['model']} | {row['texts']} | {ours} | {other} | {ratio} | "
-            f"{target} | {_met(row)} |"
+            f"{least} | {target} | {_met(row)} |"
         )
     return lines
 
@@ -77,11 +80,13 @@ def markdown(found: dict[str, Any]) -> str:
     """The tables of the page."""
     m = found["machine"]
     rows = found["rows"]
+    revisions = ", ".join(sorted({row["at"] for row in rows}))
+    rounds = " and ".join(map(str, sorted({row["rounds"] for row in rows})))
     lines = [
         f"Measured on {m['chip']}, {m['cores']} cores, {m['threads']} threads of torch "
         f"{m['torch']}, transformers {m['transformers']}; load at the start {m['load_at_start']}; "
-        f"medians of {found['runs']} rounds in turns"
-        + (" (a quick rehearsal)." if found["quick"] else "."),
+        f"medians of {rounds} rounds in turns, beside them the ratio of the least; revision "
+        f"{revisions}.",
         "",
         *_ratios([row for row in rows if row["row"] in MEASURES]),
         "",

@@ -20,17 +20,14 @@ from actscope.core.spec import UnitPlan, unit_id
 LAYER = 3
 
 
-def seconds(
-    action: Callable[[], Any], runs: int, before: Callable[[], None] | None = None
-) -> float:
-    taken: list[float] = []
-    for _ in range(runs):
-        if before:
-            before()
-        began = time.perf_counter()
-        action()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+def seconds(action: Callable[[], Any], runs: int) -> float:
+    return statistics.median(_timed(action) for _ in range(runs))
+
+
+def _timed(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
 
 
 def forget(folder: Path) -> None:
@@ -69,16 +66,16 @@ def one_layer(run_path: Path, runs: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for state in ("warm", "cold"):
         cold = state == "cold"
-        before = (lambda: forget(run_path)) if cold else None
-        floor = seconds(plain, runs, before)
+        took: dict[str, list[float]] = {"plain": [], "ours": []}
         from_disk: list[int] = []
-
-        def counted() -> None:
-            read_before = bytes_from_disk()
-            ours()
-            from_disk.append(bytes_from_disk() - read_before)  # noqa: B023
-
-        taken = seconds(counted, runs, before)
+        for _ in range(runs):
+            for name, way in (("plain", plain), ("ours", ours)):
+                if cold:
+                    forget(run_path)
+                read_before = bytes_from_disk()
+                took[name].append(_timed(way))
+            from_disk.append(bytes_from_disk() - read_before)  # of ours, the last
+        floor, taken = (statistics.median(took[name]) for name in ("plain", "ours"))
         speed = floor / taken
         row = {
             "row": f"layer-{state}", "bytes": size, "floor_s": round(floor, 5),
@@ -160,5 +157,5 @@ def rows(
 ) -> list[dict[str, Any]]:
     with ways.folder(where) as path:
         made = ways.run(model, texts, path)
-        found = one_layer(made.path, max(runs, 9)) + small_reads(made.path)
+        found = one_layer(made.path, 3 * runs) + small_reads(made.path)
     return found + many_units(where, units)
