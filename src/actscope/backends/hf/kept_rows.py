@@ -11,6 +11,7 @@ import torch
 
 from actscope.backends.hf.attention_rows import Checked, QueryBlock
 from actscope.backends.hf.resolve import Tap
+from actscope.backends.hf.transfer import placed
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
@@ -143,10 +144,10 @@ def plan_rows(
         assert positions is not None
         mask[place, positions + starts[index]] = True
         flat.append(index * width + starts[index] + _picked(positions, picks))
-    rows = torch.from_numpy(np.concatenate(flat).astype(np.int64)).to(device)
+    rows = placed(np.concatenate(flat).astype(np.int64), device)
     everyone = len(keep) == len(spans)
-    examples = None if everyone else torch.tensor(keep, dtype=torch.int64, device=device)
-    return Kept(rows, examples, torch.from_numpy(mask).to(device))
+    examples = None if everyone else placed(np.asarray(keep, dtype=np.int64), device)
+    return Kept(rows, examples, placed(mask, device))
 
 
 def _picked(positions: Array, picks: str | None) -> Array:

@@ -43,7 +43,7 @@ from actscope.backends.hf.prefix import SharedPrefix, shareable
 from actscope.backends.hf.resolve import Tap
 from actscope.backends.hf.stacks import encoder_text
 from actscope.backends.hf.trace import evaluation_mode, first_tensor, float_inputs
-from actscope.backends.hf.transfer import BufferSet, Transfer
+from actscope.backends.hf.transfer import BufferSet, Transfer, placed
 from actscope.core.activations import (
     ActivationBatch,
     Batch,
@@ -265,8 +265,8 @@ class HFSession:
         self._kept.restart(self._taps)
         self._kept.blocks = query_blocks(batch, spans, keep, ids.shape[1], device)
         self._allocate(self._kept, len(keep), None if transfer is None else transfer.next())
-        input_ids = torch.from_numpy(ids).to(device)
-        attention = torch.from_numpy(mask.astype(np.int64)).to(device)
+        input_ids = placed(ids, device)
+        attention = placed(mask.astype(np.int64), device)
         try:
             with (
                 innermost(self),

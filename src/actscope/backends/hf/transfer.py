@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import AHEAD
 
-__all__ = ["BufferSet", "Transfer"]
+__all__ = ["BufferSet", "Transfer", "placed"]
 
 Key = tuple[int, torch.dtype]
 
@@ -38,6 +39,17 @@ class _Memory:
                 size, dtype=dtype, device=self.device, pin_memory=self.pinned
             )
         return self.flat[key][:size].view(shape)
+
+
+def placed(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array on a device.
+
+    On CUDA by pinned memory: from any other a copy waits for all passes that were begun before.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class BufferSet:
