@@ -220,7 +220,7 @@ def _verify_one(path: Path, fast: bool) -> bool:
 @click.pass_context
 def repair(ctx: click.Context, run: Path) -> None:
     """Take damaged units back, so that running the same capture again captures just these."""
-    from actscope.stores import repair_run
+    from actscope.stores import TAGS_FILE, repair_run
 
     report = repair_run(run)
     if report.ok:
@@ -234,7 +234,9 @@ def repair(ctx: click.Context, run: Path) -> None:
             f"{run}: {counted(len(taken), 'unit')} taken back; run the same capture again and it "
             "captures just these (their commit records lie in damaged/)"
         )
-    if any(p.unit is None for p in report.problems):
+    if any(p.file == TAGS_FILE for p in report.problems):
+        click.echo(f"{run}: its tags are taken back; `actscope runs tag` gives it new ones")
+    if any(p.unit is None and p.file != TAGS_FILE for p in report.problems):
         complain(f"{run}: what belongs to no unit cannot be repaired", "capture into a new folder")
         ctx.exit(1)
 

@@ -26,7 +26,7 @@ from actscope.stores._records import (
 )
 from actscope.stores._remote import as_folder
 from actscope.stores._stored_unit import data_path, format_of
-from actscope.stores._tags import read_tags
+from actscope.stores._tags import TAGS_FILE, read_tags
 from actscope.stores._where import RUNS, Where
 
 __all__ = [
@@ -152,6 +152,10 @@ def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
     except DamagedRunError as error:
         report.problems.append(Problem(RUN_FILE, None, error.what))
         return report
+    try:
+        read_tags(report.path)
+    except DamagedRunError as error:
+        report.problems.append(Problem(TAGS_FILE, None, error.what))
     unit_format = format_of(run, report.path)
     used: set[str | None] = set()
     for name in _commit_names(report.path):
@@ -220,20 +224,22 @@ def sweep(path: str | Path, older_than: float = 3600.0) -> list[Path]:
 def repair_run(path: str | Path) -> VerifyReport:
     """Take back every unit that is damaged, so that the next resume captures it again.
 
-    Its commit record moves to ``damaged/``; its data file stays until ``sweep``. Nothing that is
-    whole is touched, and a damaged ``run.json`` cannot be repaired.
+    Its commit record moves to ``damaged/``; its data file stays until ``sweep``. A damaged file of
+    tags moves there too. Nothing that is whole is touched, and a damaged ``run.json`` cannot be
+    repaired.
 
     Returns:
         What was wrong.
     """
     report = verify_run(path)
-    names = sorted({p.unit for p in report.problems if p.unit is not None})
+    names = sorted({f"{COMMITS}/{p.unit}" for p in report.problems if p.unit is not None})
+    names += [p.file for p in report.problems if p.file == TAGS_FILE]
     target = report.path / DAMAGED
     if names:
         with disk_errors("repairing a run", target):
             make_folder(target)
             for name in names:
-                move(report.path / COMMITS / name, _unused(target, name), "repair")
+                move(report.path / name, _unused(target, name.rpartition("/")[2]), "repair")
     return report
 
 
