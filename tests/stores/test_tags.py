@@ -187,3 +187,10 @@ def test_a_condition_on_what_is_none_or_asks_for_nothing(runs):
         list_runs(runs, "not " * 2400 + deep)
     nobody = open_run(runs / "whole").where("index < 0")
     assert len(nobody) == 0 and len(nobody.where("n_tokens > 3 or place == 1")) == 0
+
+
+def test_a_word_that_is_no_tag_is_refused_before_anything_is_written(tmp_path):
+    words = ["capture", "--prompt", "No.", "--layers", "0", "--tag", "fine", "--tag", " "]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "r")])
+    assert done.exit_code == 2 and "cannot be a tag" in done.output + (done.stderr or "")
+    assert not (tmp_path / "r").exists()

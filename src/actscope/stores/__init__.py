@@ -42,7 +42,7 @@ from actscope.stores._safetensors import SafetensorsFile, safetensors_header, wr
 from actscope.stores._slice import RunSlice, shuffled_rows
 from actscope.stores._stored_unit import StoredUnit
 from actscope.stores._summary import RunSummary, SiteSummary
-from actscope.stores._tags import TAGS_FILE, read_tags, tag_run
+from actscope.stores._tags import TAGS_FILE, checked_tag, read_tags, tag_run
 from actscope.stores._units import TABLES
 from actscope.stores._verify import (
     Problem,
@@ -92,6 +92,7 @@ __all__ = [
     "VerifyReport",
     "as_bytes",
     "as_folder",
+    "checked_tag",
     "checksum",
     "delete_run",
     "diff_runs",
