@@ -133,12 +133,8 @@ class DatasetRunner:
         """
         began = time.perf_counter()
         _check_tags(tags)
-        now = {
-            "dataset": dataset,
-            "batch_size": batch_size,
-            "extractor": extractor,
-            "storage": storage,
-        }
+        now: dict[str, object] = {"dataset": dataset, "batch_size": batch_size}
+        now |= {"extractor": extractor, "storage": storage}
         job = self._resolve(now, run_id)
         for notice in job.notices:
             self._progress.notice(notice)

@@ -16,7 +16,7 @@ from actscope.cli._runs_formats import add_commands
 from actscope.core.errors import DamagedRunError
 
 if TYPE_CHECKING:
-    from actscope.stores import Run, RunListing, RunSummary
+    from actscope.stores import Run, RunListing, RunSummary, VerifyReport
 
 __all__ = ["COMMAND"]
 
@@ -203,6 +203,7 @@ def _verify_one(path: Path, fast: bool) -> bool:
         complain(
             f"{path}: {counted(len(report.problems), 'problem')}",
             "what is damaged is never returned as data; the rest of the run can be read",
+            *_repair(report, path),
         )
         return False
     read = "records and sizes checked" if fast else f"{readable_bytes(report.bytes)} read"
@@ -213,6 +214,14 @@ def _verify_one(path: Path, fast: bool) -> bool:
         line += f"; {counted(len(report.leftovers), 'leftover file')} of killed writers"
     click.echo(line)
     return True
+
+
+def _repair(report: VerifyReport, path: Path) -> list[str]:
+    """What to do next, where something can be done."""
+    from actscope.stores import TAGS_FILE
+
+    mends = any(p.unit is not None or p.file == TAGS_FILE for p in report.problems)
+    return [f"next: `actscope runs repair {path}` takes back what is damaged"] if mends else []
 
 
 @runs.command("repair", epilog="Example: actscope runs repair runs/cat")
