@@ -7,6 +7,7 @@ that must never come to exist, and returns what is to be imported.
 from __future__ import annotations
 
 import copyreg
+import gzip
 import io
 import json
 import os
@@ -53,6 +54,34 @@ def command(sentinel):
 
 
 # -- pickles -----------------------------------------------------------------------------------
+
+
+@hostile("pickle", ".pkl.gz")
+def gzip_of_os_system(folder, sentinel):
+    return gzip.compress(pickle.dumps(Calls(os.system, command(sentinel))))
+
+
+@hostile("pickle", ".pkl.gz")
+def gzip_bomb(folder, sentinel):
+    zeros = np.zeros((1 << 13, 1 << 13), np.float32)
+    return gzip.compress(pickle.dumps({"blocks.0.resid_post": zeros}), 9)
+
+
+@hostile("pickle", ".pkl.gz")
+def gzip_cut_short(folder, sentinel):
+    array = np.random.default_rng(0).standard_normal((64, 64))
+    return gzip.compress(pickle.dumps({"blocks.0.resid_post": array}))[:-100]
+
+
+@hostile("pickle", ".pkl.gz")
+def gzip_that_is_none(folder, sentinel):
+    return pickle.dumps({"blocks.0.resid_post": np.zeros((2, 2))})
+
+
+@hostile("pickle", ".pkl")
+def a_billion_values_by_reference(folder, sentinel):
+    inner = dict.fromkeys(range(1000), 0)
+    return pickle.dumps(dict.fromkeys(range(1000), dict.fromkeys(range(1000), inner)))
 
 
 @hostile("pickle", ".pkl")
@@ -552,6 +581,30 @@ def parquet_cut_short(folder, sentinel):
 
 
 @hostile("parquet", ".parquet")
+def parquet_of_a_billion_zeros(folder, sentinel):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(1 << 26, np.float32)), 1 << 16)
+    out = io.BytesIO()
+    pq.write_table(pa.table({KEY: zeros.cast(pa.list_(pa.float32()))}), out, compression="zstd")
+    return out.getvalue()
+
+
+@hostile("parquet", ".parquet")
+def parquet_of_one_text_many_times(folder, sentinel):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n = 20_000
+    ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), ["x" * (1 << 20)])
+    rows = [[float(v)] for v in np.random.default_rng(0).standard_normal(n)]
+    out = io.BytesIO()
+    pq.write_table(pa.table({KEY: rows, "id": ids}), out, compression="zstd")
+    return out.getvalue()
+
+
+@hostile("parquet", ".parquet")
 def parquet_of_texts(folder, sentinel):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -586,6 +639,20 @@ def arrow_python_extension_type(folder, sentinel):
         },
     )
     return _dataset(folder, pa.table([pa.array([b"x"])], schema=pa.schema([field])))
+
+
+@hostile("datasets")
+def arrow_compressed_bomb(folder, sentinel):
+    import pyarrow as pa
+
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(1 << 24, np.float32)), 1 << 16)
+    table = pa.table({KEY: zeros})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    name = folder / "data-00000-of-00001.arrow"
+    with pa.ipc.new_stream(str(name), table.schema, options=options) as stream:
+        stream.write_table(table)
+    (folder / "state.json").write_text("{}")
+    return folder
 
 
 @hostile("datasets")

@@ -49,6 +49,7 @@ RUNS: dict[str, tuple[str, bool, str | None]] = {
     "shards": ("shards", False, None),
     "npz": ("npz", False, None),
     "hdf5": ("hdf5", False, None),
+    "pickle": ("pickle", False, None),
     "pooled": ("shards", True, None),
     "int8": ("shards", False, "int8"),
     "zstd": ("shards", False, "zstd"),

@@ -57,6 +57,7 @@ def test_verify(actscope_cli, folder):
     done = actscope_cli("runs", "verify", folder / "b", folder / "a")
     assert done.exit_code == 1
     assert shard.name in done.stderr
+    assert f"actscope runs repair {folder / 'a'}" in done.stderr
     assert done.stdout.count("whole") == 1
     assert actscope_cli("runs", "verify", folder).exit_code == 2
     assert actscope_cli("runs", "verify").exit_code == 2

@@ -1,6 +1,7 @@
 """``actscope runs merge | diff | delete | du | sweep`` and ``verify --fast``."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -153,3 +154,17 @@ def test_show_prints_what_numpy_says_of_the_values(actscope_cli, captured):
     failed = [record.kind for record in run.failures]
     assert failed == ["too_long"] * len(failed) and failed
     assert ["too_long", str(len(failed))] in lines
+
+
+def test_brackets_in_the_names_of_runs_are_printed_as_they_are(actscope_cli, captured, tmp_path):
+    """Not read as markup, which would swallow them or end in an error."""
+    folder = tmp_path / "of [bold]2026[" / "a]"
+    shutil.copytree(captured("first", 0, 2), folder)
+    other = shutil.copytree(captured("second", 2, 2, "--pool", "mean"), tmp_path / "[old]")
+    shown = actscope_cli("runs", "show", folder)
+    assert shown.exit_code == 0, shown.output
+    assert "of[bold]2026[/a]" in "".join(shown.stdout.split())
+    differ = actscope_cli("runs", "diff", folder, other)
+    printed = "".join(differ.stdout.split())
+    assert differ.exit_code == 1 and "[old]" in printed and "of[bold]2026[/a]" in printed
+    assert not differ.stderr

@@ -125,7 +125,7 @@ def test_these_are_all_points_of_looking_after_runs(tmp_path, pair, monkeypatch)
     seen = []
     for module in (_io, _care, _verify):
         monkeypatch.setattr(module, "fail_point", seen.append)
-    (pair[0] / "shards" / "stray").write_bytes(b"x")
+    (pair[0] / "shards" / "stray.safetensors").write_bytes(b"x")
     next((pair[0] / "commits").iterdir()).write_bytes(b"{}")
     repair_run(pair[0])
     sweep(pair[0], older_than=0)

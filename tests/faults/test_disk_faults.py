@@ -177,6 +177,7 @@ def test_nothing_of_the_stores_touches_the_disk_but_through_the_io_layer():
         "_run_folder.py: data.unlink",  # the loser of a race takes its own data back
         "_verify.py: file.unlink",  # sweep, point sweep.removed
         "_care.py: shutil.rmtree",  # delete, after the folder lost its name
+        "_data_files.py: shutil.rmtree",  # a copy of a remote file, in a temporary folder
         "_layer_file.py: os.fsync",  # rows in a shared file, point layers.synced
         "_remote_path.py: self.fs.pipe_file",  # the methods of a remote path
         "_remote_path.py: self.fs.rm_file",

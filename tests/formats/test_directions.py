@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderError
+from actscope.core.spec import unit_id
 from actscope.formats import (
     Directions,
     directions_of_run,
@@ -14,8 +15,8 @@ from actscope.formats import (
     read_directions,
     write_directions,
 )
-from actscope.stores import open_run
-from actscope.testing.store_contract import SITES, sample_batch
+from actscope.stores import ShardStorage, open_run
+from actscope.testing.store_contract import PLAN, SITES, SPEC, sample_batch
 
 NAMES = ["gguf", "repeng", "steering_vectors"]
 
@@ -120,3 +121,14 @@ def test_what_is_no_direction(tmp_path, make_run):
         read_directions(tmp_path / "w.pt", "repeng")
     with pytest.raises(BadInputError, match="no such file"):
         read_directions(tmp_path / "x.pt", "repeng")
+
+
+def test_a_direction_of_half_a_run_is_refused(make_run, tmp_path):
+    whole = make_run("whole")
+    with ShardStorage(tmp_path).open_run("half", SPEC, PLAN) as writer:
+        writer.append(unit_id(0, 4), sample_batch(0, 4), {})
+    half = tmp_path / "half"
+    for run, minus in ((half, None), (whole, half)):
+        with pytest.raises(BadInputError, match="not complete"):
+            export_directions(run, "repeng", tmp_path / "v.pt", minus=minus)
+    assert not (tmp_path / "v.pt").exists()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 
 import numpy as np
 import pytest
 
-from actscope.core.errors import BadInputError, DamagedRunError
+from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderError
 from actscope.formats import import_run
 from actscope.stores import open_run
 from actscope.stores._records import dump_record
@@ -98,6 +99,35 @@ def test_nested_pickles_and_names_that_only_number_layers(tmp_path):
     run = back(tmp_path / "a.pkl", "pickle", tmp_path, site="mlp_out")
     assert np.array_equal(run.numpy("mlp_out", 3), x.astype(np.float32))
     assert run.stack("mlp_out", 3).dtype.itemsize == 8
+
+
+@pytest.mark.parametrize("suffix", [".pkl.gz", ".pickle.gz"])
+def test_pickles_that_gzip_packed(tmp_path, suffix):
+    x = rng().standard_normal((3, D)).astype(np.float32)
+    packed = gzip.compress(pickle.dumps({"blocks.3.resid_post": x, "note": "a text" * 1000}))
+    (tmp_path / f"a{suffix}").write_bytes(packed)
+    run = back(tmp_path / f"a{suffix}", "pickle", tmp_path)
+    assert np.array_equal(run.numpy("resid_post", 3), x) and run.verify().ok
+
+
+def test_another_import_into_the_same_run_is_refused(tmp_path, make_run):
+    """Neither has a spec that would tell them apart, so their examples would be mixed."""
+    from actscope.formats import Directions, export_run, write_directions
+
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", **{"blocks.3.resid_post": np.ones((2, D), "f4")})
+    run = back(tmp_path / "a.npz", "npz", tmp_path)
+    with pytest.raises(OutputFolderError, match="another run"):
+        back(tmp_path / "b.npz", "npz", tmp_path)
+    write_directions(Directions({1: np.ones(D, "f4")}), "repeng", tmp_path / "v.pt")
+    with pytest.raises(OutputFolderError, match="another run"):
+        back(tmp_path / "v.pt", "repeng", tmp_path)
+    export_run(run, "pt", tmp_path / "out")
+    other = import_run(tmp_path / "b.npz", "npz", tmp_path / "other").path
+    with pytest.raises(OutputFolderError, match="another run"):
+        import_run(tmp_path / "out", "pt", other)
+    assert len(open_run(tmp_path / "back")) == len(open_run(other)) == 2
+    back(tmp_path / "a.npz", "npz", tmp_path)  # the same again is the same run
 
 
 def test_parquet_and_datasets_of_others(tmp_path):

@@ -20,8 +20,8 @@ from actscope.cli.main import main
 from actscope.core.coding import CODEC_NAMES, coded_share
 from actscope.core.errors import BadInputError, DamagedRunError, UnknownNameError
 from actscope.core.sites import Site
-from actscope.core.spec import unit_id
-from actscope.formats import export_run
+from actscope.core.spec import UnitPlan, unit_id
+from actscope.formats import export_run, import_run
 from actscope.stores import STORES, _codecs, disk_usage, merge_runs, open_run
 from actscope.testing.store_contract import PLAN, SITES, SPEC, sample_batch
 
@@ -280,3 +280,63 @@ def test_a_dry_run_counts_coded_bytes(tmp_path):
         assert dry.bytes_by_site[site] == run.summary().sites[str(site)].coded.bytes
     assert coded_share("int8", "float32", 64) == 66 / 256
     assert coded_share("zstd", "float32", 64) == coded_share("int8", "int64", 64) == 1.0
+
+
+def with_pattern(start, stop, *, bad=()):
+    """Examples of a pattern of three heads besides, some with a NaN in the first site."""
+    rng = np.random.default_rng(7)
+    whole = sample_batch(0, 8, width=64)
+    values = (rng.random(3 * int(whole.block_offsets[-1])) ** 8).astype(np.float32)
+    batch = sample_batch(start, stop, width=64)
+    low, high = (3 * whole.block_offsets[[start, stop]]).tolist()
+    pattern = Site("pattern", 1)
+    arrays = {**batch.arrays, pattern: values[low:high]}
+    batch = replace(batch, arrays=arrays, heads={pattern: 3})
+    for index in bad:
+        if start <= index < stop:
+            batch.arrays[SITES[0]][batch.offsets[index - start], 3] = np.nan
+    return batch
+
+
+@pytest.mark.parametrize("codec", CODEC_NAMES)
+def test_a_unit_that_is_cut_by_a_merge_keeps_values_and_errors(codec, tmp_path):
+    """Plain values stay plain, blocks of a pattern are not rounded twice, errors stay on record."""
+    paths = []
+    for name, start, stop in (("a", 0, 4), ("b", 2, 8)):
+        plan = UnitPlan(start, stop, 8).to_json()
+        with STORES.get("shards")(tmp_path).open_run(name, {**SPEC, "codec": codec}, plan) as w:
+            w.append(unit_id(start, stop), with_pattern(start, stop, bad=[2]), {})
+        paths.append(w.path)
+    assert merge_runs(paths, tmp_path / "all", keep_first=True).cut == 1
+    with open_run(paths[1]) as b, open_run(tmp_path / "all") as merged:
+        assert merged.verify().ok and merged.units[1] == unit_id(4, 8)
+        for site in (*SITES, Site("pattern", 1)):
+            for i in range(4, 8):
+                found, wanted = merged.array(site, example=i), b.array(site, example=i - 2)
+                assert found.tobytes() == wanted.tobytes(), (site, i)
+        was, now = (run.stored_units[-1].commit.tensors for run in (b, merged))
+        assert was[str(SITES[0])].coding is None or codec == "zstd"
+        before, after = was[str(SITES[1])].coding, now[str(SITES[1])].coding
+        assert (after.max_error, after.rms_error) == (before.max_error, before.rms_error)
+        assert (before.rms_error > 0) == (codec == "int8")
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "datasets"])
+def test_what_a_codec_cost_is_on_record_after_export_and_import(form, tmp_path):
+    path = write(STORES.get("shards"), tmp_path, "int8")
+    export_run(open_run(path), form, tmp_path / "out")
+    import_run(tmp_path / "out", form, tmp_path / "back")
+    with open_run(path) as run, open_run(tmp_path / "back") as back:
+        for site in SITES:
+            assert back.numpy(site).tobytes() == run.numpy(site).tobytes()
+        assert back.summary().sites == run.summary().sites
+        assert back.summary().sites[str(SITES[0])].coded.rms_error > 0
+
+
+def test_statistics_are_of_the_values_that_are_read(tmp_path):
+    path = write(STORES.get("shards"), tmp_path, "int8")
+    with open_run(path) as run:
+        for site in SITES:
+            values, told = run.numpy(site).astype(np.float64), run.summary().sites[str(site)]
+            assert told.absmax == np.abs(values).max()
+            assert told.norms.mean == pytest.approx(np.linalg.norm(values, axis=1).mean(), rel=1e-9)

@@ -222,3 +222,12 @@ def test_versions_of_the_source_stay_on_record(tmp_path, monkeypatch):
     theirs = open_run(a).environment
     found = [unit.commit.environment or run.environment for unit in run.stored_units]
     assert found == [theirs, other] and theirs != other
+
+
+def test_a_unit_that_a_killed_merge_named_is_flushed_before_it_counts(tmp_path, monkeypatch):
+    a = write(tmp_path, "a", 0, 4, 4)
+    merge_runs([a], tmp_path / "all")
+    flushed = []
+    monkeypatch.setattr("actscope.stores._run_folder.sync_folder", flushed.append)
+    merge_runs([a], tmp_path / "all")
+    assert tmp_path / "all" / "commits" in flushed

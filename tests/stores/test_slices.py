@@ -169,6 +169,8 @@ def test_a_frame_has_a_row_for_each_example(run: Run) -> None:
     assert frame["score"].tolist() == [0.0, 0.1, 0.2, 0.3, 0.4]
     assert frame.loc[3, "deep"] == {"a b": 3}
     assert run.frame().groupby("category")["n_tokens"].mean()["refusal"] == 4.0
+    nobody = run.where("index < 0").frame()
+    assert len(nobody) == 0 and list(nobody["n_tokens"]) == []
 
 
 def test_a_metadata_field_named_like_a_record_field() -> None:

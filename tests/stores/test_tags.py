@@ -21,6 +21,7 @@ from actscope.stores import (
     open_run,
     read_tags,
     tag_run,
+    verify_run,
 )
 from actscope.testing.store_contract import PLAN, SPEC, sample_batch
 
@@ -148,3 +149,48 @@ def test_a_run_on_a_server_has_tags_and_codecs_too():
         assert coded is not None and coded.codec == "int8"
         wanted = sample_batch(0, 4, width=64).arrays[site]
         assert np.abs(run.numpy(site) - wanted).max() == pytest.approx(coded.max_error)
+
+
+def test_damaged_tags_are_verified_and_repaired(runs):
+    """They are no reason to lose the run, nor to be told that all is well."""
+    path = runs / "whole" / "tags.json"
+    path.write_bytes(path.read_bytes()[:-4])
+
+    def call(*words):
+        return CliRunner().invoke(main, ["runs", *(str(word) for word in words)])
+
+    assert [p.file for p in verify_run(runs / "whole", fast=True).problems] == ["tags.json"]
+    told = call("verify", runs / "whole")
+    assert told.exit_code == 1 and "tags.json" in told.output
+    mended = call("repair", runs / "whole")
+    assert mended.exit_code == 0 and "tags are taken back" in mended.output
+    assert verify_run(runs / "whole").ok and read_tags(runs / "whole") == ()
+    assert call("show", runs / "whole").exit_code == 0
+    assert tag_run(runs / "whole", ["again"]) == ("again",)
+    assert open_run(runs / "whole").complete
+    delete_run(runs / "whole")
+
+
+def test_the_tags_of_no_run_are_an_error(runs):
+    done = CliRunner().invoke(main, ["runs", "tag", str(runs / "nothing")])
+    assert done.exit_code == 2 and "there is no run" in done.output
+    done = CliRunner().invoke(main, ["runs", "tag", str(runs)])
+    assert done.exit_code == 2 and "did you mean" in done.output
+
+
+def test_a_condition_on_what_is_none_or_asks_for_nothing(runs):
+    assert {run.name for run in list_runs(runs, "span == None")} == {"bare"}
+    with pytest.raises(BadInputError, match="no field"):
+        list_runs(runs, "'baseline'")
+    deep = "(" * 150 + "n_units == 1" + ")" * 150
+    with pytest.raises(BadInputError):
+        list_runs(runs, "not " * 2400 + deep)
+    nobody = open_run(runs / "whole").where("index < 0")
+    assert len(nobody) == 0 and len(nobody.where("n_tokens > 3 or place == 1")) == 0
+
+
+def test_a_word_that_is_no_tag_is_refused_before_anything_is_written(tmp_path):
+    words = ["capture", "--prompt", "No.", "--layers", "0", "--tag", "fine", "--tag", " "]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "r")])
+    assert done.exit_code == 2 and "cannot be a tag" in done.output + (done.stderr or "")
+    assert not (tmp_path / "r").exists()

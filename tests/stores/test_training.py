@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from stored_runs import SITE, run_of
 from torch.utils.data import DataLoader
 
 from actscope.core.errors import BadInputError, UnknownNameError
-from actscope.stores import Run, shuffled_rows
+from actscope.core.spec import unit_id
+from actscope.stores import STORES, Run, open_run, shuffled_rows
+from actscope.testing.store_contract import PLAN, SPEC, sample_batch
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +93,44 @@ def test_bad_input(runs: list[Run], tmp_path: Path) -> None:
         shuffled_rows([], SITE)
     kept = shuffled_rows(runs, SITE, batch_size=7, drop_last=True)
     assert {len(b) for b in kept} == {7}
+
+
+@pytest.mark.parametrize("store", STORES.names())
+def test_forked_workers_open_files_of_their_own(tmp_path: Path, store: str) -> None:
+    """Else they would share the place in each with their parent, and read each other's bytes."""
+    with STORES.get(store)(tmp_path).open_run("r", SPEC, PLAN) as writer:
+        for start, stop in ((0, 4), (4, 8), (8, 10)):
+            writer.append(unit_id(start, stop), sample_batch(start, stop, width=600), {})
+    run = open_run(tmp_path / "r")
+    data = run.dataset("resid_post", 3)  # which has opened the files here
+    loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="fork")
+    assert torch.equal(torch.cat(list(loader)), run.stack("resid_post", 3))
+    files = run._files
+    before = dict(files._open)
+
+    def reads(results: Any) -> None:
+        found = run.numpy("resid_post", 0).tobytes()
+        results.put((found, any(file is before[path] for path, file in files._open.items())))
+
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    child = context.Process(target=reads, args=(results,))
+    child.start()
+    found, shared = results.get()
+    child.join()
+    assert not shared and found == run.numpy("resid_post", 0).tobytes()
+    assert all(file is before[path] for path, file in files._open.items())
+
+
+def test_a_forked_worker_leaves_the_copies_of_its_parent(tmp_path: Path) -> None:
+    store = STORES.get("npz")
+    with store("memory://forked").open_run("r", SPEC, {**PLAN, "stop": 4}) as writer:
+        writer.append(unit_id(0, 4), sample_batch(0, 4), {})
+    with open_run("memory://forked/r") as run:
+        run.numpy("resid_post", 0)
+        (copy,) = run._files._open.values()
+
+        child = multiprocessing.get_context("fork").Process(target=copy._forget)
+        child.start()
+        child.join()
+        assert Path(copy._file._path).is_file()

@@ -175,3 +175,36 @@ def test_a_run_of_a_later_version_is_not_guessed_at(path, monkeypatch):
     monkeypatch.setattr(_records, "FORMAT_VERSION", 0)
     with pytest.raises(BadInputError, match="newer actscope"):
         open_run(path)
+
+
+def test_sweep_leaves_what_no_writer_made(tmp_path):
+    """People put plots, notes and exports beside the data of a run."""
+    path = write(ShardStorage(tmp_path))
+    kept = [path / "plots" / "a.png", path / "shards" / "notes.txt", path / "notes.md"]
+    kept += [path / "export" / ".tmp-mine", path / "deep" / "er" / "x.safetensors"]
+    for file in kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    stray = path / "shards" / "stray-0.safetensors"
+    stray.write_bytes(b"x")
+    assert verify_run(path).leftovers == ["shards/stray-0.safetensors"]
+    assert sweep(path, older_than=0) == [stray]
+    assert all(file.is_file() for file in kept)
+
+
+def test_no_run_is_neither_whole_nor_damaged(tmp_path):
+    for folder in (tmp_path, tmp_path / "nothing"):
+        for function in (verify_run, repair_run):
+            with pytest.raises(BadInputError, match="no run"):
+                function(folder)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_sweep_does_not_follow_a_link_out_of_the_run(tmp_path):
+    path = write(ShardStorage(tmp_path))
+    outside = tmp_path / "outside"
+    (path / "shards").rename(outside)
+    (path / "shards").symlink_to(outside)
+    stray = outside / "stray-0.safetensors"
+    stray.write_bytes(b"x")
+    assert sweep(path, older_than=0) == [] and stray.is_file()

@@ -124,6 +124,7 @@ class DatasetRunner:
             tags: Words by which the run is found again; it keeps those it has.
 
         Raises:
+            BadInputError: a word that cannot be a tag.
             RunMismatchError: the run exists with another spec or range.
             OutputFolderError: nothing can be written where it would be.
             NotEnoughDiskError: it cannot fit.
@@ -131,12 +132,9 @@ class DatasetRunner:
             CaptureInterrupted: Ctrl-C or SIGTERM; everything committed is safe.
         """
         began = time.perf_counter()
-        now = {
-            "dataset": dataset,
-            "batch_size": batch_size,
-            "extractor": extractor,
-            "storage": storage,
-        }
+        _check_tags(tags)
+        now: dict[str, object] = {"dataset": dataset, "batch_size": batch_size}
+        now |= {"extractor": extractor, "storage": storage}
         job = self._resolve(now, run_id)
         for notice in job.notices:
             self._progress.notice(notice)
@@ -289,6 +287,14 @@ def _figures(path: Path) -> dict[str, float]:
 
     with open_run(path) as run:
         return figures_of(run.summary())
+
+
+def _check_tags(tags: Sequence[str]) -> None:
+    if tags:
+        from actscope.stores import checked_tag
+
+        for tag in tags:
+            checked_tag(tag)
 
 
 def _tag(path: str | Path, tags: Sequence[str]) -> None:

@@ -43,11 +43,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    head = Text(title, style="bold")  # a text of rich is never read as markup
+    made = Table(title=head, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         right = column.endswith("#")
         made.add_column(
-            column.removesuffix("#"), justify="right" if right else "left", no_wrap=right
+            Text(column.removesuffix("#")), justify="right" if right else "left", no_wrap=right
         )
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
@@ -59,11 +60,12 @@ def figures(title: str, pairs: Iterable[tuple[str, object]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+    head = Text(title, style="bold")
+    made = Table(title=head, title_justify="left", box=None, show_header=False)
     made.add_column(style="cyan")
     made.add_column(overflow="fold")
     for name, value in pairs:
-        made.add_row(name, Text(str(value)))
+        made.add_row(Text(name), Text(str(value)))
     return made
 
 

@@ -51,9 +51,10 @@ def merge(runs: tuple[Path, ...], out: Path, keep_first: bool) -> None:
 @click.option("--remove", multiple=True, help="A tag to take away; repeatable.")
 def tag(run: Path, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
     """Give a run words by which `runs list --where` finds it; prints what it has now."""
-    from actscope.stores import read_tags, tag_run
+    from actscope.stores import open_run, tag_run
 
-    found = tag_run(run, tags, remove) if tags or remove else read_tags(run)
+    with open_run(run) as opened:
+        found = tag_run(run, tags, remove) if tags or remove else opened.tags
     click.echo(f"{run}: {', '.join(found) or 'no tags'}")
 
 

@@ -16,7 +16,7 @@ from actscope.cli._runs_formats import add_commands
 from actscope.core.errors import DamagedRunError
 
 if TYPE_CHECKING:
-    from actscope.stores import Run, RunListing, RunSummary
+    from actscope.stores import Run, RunListing, RunSummary, VerifyReport
 
 __all__ = ["COMMAND"]
 
@@ -203,6 +203,7 @@ def _verify_one(path: Path, fast: bool) -> bool:
         complain(
             f"{path}: {counted(len(report.problems), 'problem')}",
             "what is damaged is never returned as data; the rest of the run can be read",
+            *_repair(report, path),
         )
         return False
     read = "records and sizes checked" if fast else f"{readable_bytes(report.bytes)} read"
@@ -215,12 +216,20 @@ def _verify_one(path: Path, fast: bool) -> bool:
     return True
 
 
+def _repair(report: VerifyReport, path: Path) -> list[str]:
+    """What to do next, where something can be done."""
+    from actscope.stores import TAGS_FILE
+
+    mends = any(p.unit is not None or p.file == TAGS_FILE for p in report.problems)
+    return [f"next: `actscope runs repair {path}` takes back what is damaged"] if mends else []
+
+
 @runs.command("repair", epilog="Example: actscope runs repair runs/cat")
 @click.argument("run", type=FOLDER)
 @click.pass_context
 def repair(ctx: click.Context, run: Path) -> None:
     """Take damaged units back, so that running the same capture again captures just these."""
-    from actscope.stores import repair_run
+    from actscope.stores import TAGS_FILE, repair_run
 
     report = repair_run(run)
     if report.ok:
@@ -234,7 +243,9 @@ def repair(ctx: click.Context, run: Path) -> None:
             f"{run}: {counted(len(taken), 'unit')} taken back; run the same capture again and it "
             "captures just these (their commit records lie in damaged/)"
         )
-    if any(p.unit is None for p in report.problems):
+    if any(p.file == TAGS_FILE for p in report.problems):
+        click.echo(f"{run}: its tags are taken back; `actscope runs tag` gives it new ones")
+    if any(p.unit is None and p.file != TAGS_FILE for p in report.problems):
         complain(f"{run}: what belongs to no unit cannot be repaired", "capture into a new folder")
         ctx.exit(1)
 

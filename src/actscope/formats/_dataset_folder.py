@@ -7,6 +7,7 @@ Reading is done with pyarrow alone, and only files that are called ``data-*.arro
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -107,11 +108,49 @@ def read_stream(pa: Any, path: Path) -> Any:
         DamagedRunError: it is none.
     """
     try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-            return stream.read_all()
-    except (OSError, ValueError, pa.ArrowException) as error:
+        with pa.memory_map(str(path)) as source:
+            _refuse_compressed(pa, source)
+            source.seek(0)
+            with pa.ipc.open_stream(source) as stream:
+                return stream.read_all()
+    except (OSError, ValueError, struct.error, pa.ArrowException) as error:
         raise DamagedRunError(
             f"{path} cannot be read as an Arrow stream",
             got=str(error)[:300],
             next_step="write the file again",
         ) from error
+
+
+def _refuse_compressed(pa: Any, source: Any) -> None:
+    """Refuse buffers that would be unpacked into memory; ``Dataset.save_to_disk`` writes none.
+
+    Layout: https://github.com/apache/arrow/blob/main/format/Message.fbs
+
+    Raises:
+        ValueError: a batch is compressed.
+        struct.error: a message is no Arrow message.
+    """
+    for message in pa.ipc.MessageReader.open_stream(source):
+        raw = message.metadata.to_pybytes()
+        table = struct.unpack_from("<I", raw)[0]
+        if message.type not in ("record batch", "dictionary"):
+            continue
+        batch = _inner(raw, table, 2)
+        if message.type == "dictionary":
+            batch = _inner(raw, batch, 1)
+        if _slot(raw, batch, 3):
+            raise ValueError("its batches are compressed")
+
+
+def _slot(raw: bytes, table: int, number: int) -> int:
+    """Where a field lies in a FlatBuffers table, from its beginning; 0 where it has none."""
+    layout = table - struct.unpack_from("<i", raw, table)[0]
+    at = 4 + 2 * number
+    here = at < struct.unpack_from("<H", raw, layout)[0]
+    return struct.unpack_from("<H", raw, layout + at)[0] if here else 0
+
+
+def _inner(raw: bytes, table: int, number: int) -> int:
+    """Where the table that a field holds begins."""
+    at = table + _slot(raw, table, number)
+    return at + struct.unpack_from("<I", raw, at)[0]

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from actscope.core.activations import ActivationBatch, ExampleRecord
 from actscope.core.errors import BadInputError
 from actscope.core.sites import Site
-from actscope.formats._job import choose_sites
+from actscope.formats._import import refuse_other_import
+from actscope.formats._job import choose_sites, refuse_partial
 from actscope.stores import Run, ShardStorage
 
 __all__ = ["Directions", "directions_of_run", "import_directions"]
@@ -63,8 +64,10 @@ def directions_of_run(
         layers: Which layers; None for all that were captured.
 
     Raises:
-        BadInputError: no ``resid_post`` was captured, or no rows.
+        BadInputError: no ``resid_post`` was captured, or no rows, or a run is not complete.
     """
+    for each in (run, *([] if minus is None else [minus])):
+        refuse_partial(each)
     sites = choose_sites(run, ["resid_post"], layers)
     vectors: dict[int, Vector] = {}
     for site in sites:
@@ -97,7 +100,11 @@ def _mean(run: Run, site: Site) -> npt.NDArray[np.float64]:
 
 
 def import_directions(directions: Directions, name: str, out: Path) -> Path:
-    """A native run of one example, whose pooled ``resid_post`` rows are the directions."""
+    """A native run of one example, whose pooled ``resid_post`` rows are the directions.
+
+    Raises:
+        OutputFolderError: there is another run at ``out``.
+    """
     arrays = {
         Site("resid_post", layer): np.asarray(vector, np.float32)[None]
         for layer, vector in sorted(directions.vectors.items())
@@ -114,5 +121,6 @@ def import_directions(directions: Directions, name: str, out: Path) -> Path:
         pooled=True,
     )
     with ShardStorage(out.parent).open_run(out.name) as writer:
+        refuse_other_import(out, writer.committed(), "directions")
         writer.append("directions", batch, {})
     return out

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actscope.core.errors import BadInputError, OutputFolderError
+from actscope.core.errors import OutputFolderError
 from actscope.core.provenance import sha256_json
 from actscope.core.sites import Site
 from actscope.formats._format import RunFormat
-from actscope.formats._job import ExportJob, ExportUnit, choose_sites, ends_of
+from actscope.formats._job import ExportJob, ExportUnit, choose_sites, ends_of, refuse_partial
 from actscope.formats._manifest import (
     MANIFEST,
     UNITS,
@@ -100,7 +100,7 @@ def export_activations(
         DamagedRunError: the run is damaged.
         DiskFullError: the disk is full; the same export again goes on.
     """
-    _refuse_partial(run)
+    refuse_partial(run)
     given = form.check_options(options or {})
     chosen = choose_sites(run, sites, layers)
     job = ExportJob(
@@ -122,15 +122,6 @@ def export_activations(
         fail_point("export.published")
         sync_folder(out.absolute().parent)
     return ExportReport(out, run.n_examples, chosen, resumed, notes)
-
-
-def _refuse_partial(run: Run) -> None:
-    if not run.complete:
-        raise BadInputError(
-            f"{run.path} is not complete",
-            got=f"{len(run.pending)} of its units are missing",
-            next_step="run the same capture again to complete it, then export",
-        )
 
 
 def _request(job: ExportJob, form: RunFormat) -> str:
@@ -255,4 +246,5 @@ def _line(unit: ExportUnit, form: RunFormat, marks: Mapping[str, int]) -> UnitLi
         timings=dict(commit.timings),
         metadata=dict(commit.metadata),
         marks=marks,
+        codings={n: c for n in unit if (c := commit.tensors[n].coding) is not None},
     )

@@ -12,14 +12,14 @@ import numpy as np
 
 from actscope.core.activations import ActivationBatch
 from actscope.core.arrays import Array, dtype_name
-from actscope.core.errors import BadInputError, DamagedRunError
+from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderError
 from actscope.formats._format import RunFormat
 from actscope.formats._layout import out_dtype
 from actscope.formats._manifest import MANIFEST, ExportFolder, UnitLine
 from actscope.formats._records import records_of
 from actscope.stores import ShardStorage, checksum
 
-__all__ = ["ImportReport", "import_activations"]
+__all__ = ["ImportReport", "import_activations", "refuse_other_import"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def import_activations(
     Raises:
         BadInputError: there is nothing of this format.
         DamagedRunError: a file is damaged, or asks for more than data.
+        OutputFolderError: there is another run at ``out``.
     """
     given = form.check_options(options or {})
     if not source.exists():
@@ -77,6 +78,7 @@ def import_activations(
         raise BadInputError(f"{source} holds no activations that {form.name} can read")
     with storage.open_run(out.name) as writer:
         done = writer.committed()
+        refuse_other_import(out, done, first[0][0])
         units = examples = resumed = 0
         for name, batch in _chained(first, batches):
             resumed += name in done
@@ -85,6 +87,21 @@ def import_activations(
             if progress is not None:
                 progress(units, 0)
     return ImportReport(out, examples, units, resumed, verified=False)
+
+
+def refuse_other_import(out: Path, done: set[str], first: str) -> None:
+    """Refuse a bare run that holds something else: its spec would not tell the two apart.
+
+    Raises:
+        OutputFolderError: it has units, and the first that would be imported is none of them.
+    """
+    if done and first not in done:
+        raise OutputFolderError(
+            f"{out} holds another run",
+            got=f"its unit {min(done)!r}",
+            expected=f"no run, or this import begun before, with its unit {first!r}",
+            next_step="choose another --out",
+        )
 
 
 def _chained(
@@ -111,15 +128,16 @@ def _import_export(
     examples = resumed = 0
     with storage.open_run(out.name, manifest.spec, manifest.plan) as writer:
         done = writer.committed()
+        if manifest.spec is None and folder.units:
+            refuse_other_import(out, done, folder.units[0].unit)
         for number, line in enumerate(folder.units):
             if line.unit in done:
                 resumed += 1
             else:
                 batch = _batch(folder, form, number, line)
                 metadata = {**line.metadata, "timings": dict(line.timings)}
-                writer.append(
-                    line.unit, batch, {**metadata, "errors": [e.to_json() for e in line.errors]}
-                )
+                metadata["errors"] = [e.to_json() for e in line.errors]
+                writer.append(line.unit, batch, metadata, codings=line.codings)
             examples += line.shapes["rows.offsets"][0] - 1
             if progress is not None:
                 progress(number + 1, len(folder.units))

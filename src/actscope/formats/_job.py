@@ -16,7 +16,21 @@ from actscope.core.sites import Site, resolve_layer, split_sites
 from actscope.formats._layout import Layout, UnitShape, out_dtype
 from actscope.stores import TABLES, CommitRecord, Run, SiteEntry, StoredUnit
 
-__all__ = ["ExportJob", "ExportUnit", "choose_sites", "ends_of"]
+__all__ = ["ExportJob", "ExportUnit", "choose_sites", "ends_of", "refuse_partial"]
+
+
+def refuse_partial(run: Run) -> None:
+    """Refuse a run of which planned units are missing.
+
+    Raises:
+        BadInputError: it is not complete.
+    """
+    if not run.complete:
+        raise BadInputError(
+            f"{run.path} is not complete",
+            got=f"{len(run.pending)} of its units are missing",
+            next_step="run the same capture again to complete it, then export",
+        )
 
 
 def choose_sites(

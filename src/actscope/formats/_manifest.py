@@ -17,7 +17,7 @@ from actscope.core.errors import BadInputError, DamagedRunError, OutputFolderErr
 from actscope.core.provenance import sha256_text
 from actscope.core.spec import UnitPlan
 from actscope.formats._layout import Layout, UnitShape, out_dtype
-from actscope.stores import SiteEntry, dump_json, dump_record, load_record
+from actscope.stores import Coding, SiteEntry, dump_json, dump_record, load_record
 
 __all__ = ["MANIFEST", "UNITS", "ExportFolder", "Manifest", "UnitLine", "append_line", "read_lines"]
 
@@ -107,6 +107,7 @@ class UnitLine:
         timings: Seconds by phase.
         metadata: Whatever else the commit record holds.
         marks: What the format goes on from.
+        codings: How sites were made smaller in the run; None where the export does not say.
     """
 
     unit: str
@@ -119,12 +120,14 @@ class UnitLine:
     timings: Mapping[str, float] = field(default_factory=dict[str, float])
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     marks: Mapping[str, int] = field(default_factory=dict[str, int])
+    codings: Mapping[str, Coding] | None = None
 
     def to_bytes(self) -> bytes:
         """One line of JSON."""
         data = dict(self.__dict__) | {
             "sites": [entry.to_json() for entry in self.sites],
             "errors": [failure.to_json() for failure in self.errors],
+            "codings": self.codings and {k: asdict(c) for k, c in self.codings.items()},
         }
         text = dump_json(data, "a unit")
         line = f'{{"sha256": "{sha256_text(text)}", "unit": {text}}}\n'
@@ -151,7 +154,19 @@ class UnitLine:
             timings={str(k): float(n) for k, n in data["timings"].items()},
             metadata=dict(data["metadata"]),
             marks={str(k): int(n) for k, n in data["marks"].items()},
+            codings=_codings(data.get("codings")),
         )
+
+
+def _codings(data: Mapping[str, Any] | None) -> dict[str, Coding] | None:
+    if data is None:
+        return None
+    return {
+        str(key): Coding(
+            str(c["codec"]), int(c["bytes"]), float(c["max_error"]), float(c["rms_error"])
+        )
+        for key, c in data.items()
+    }
 
 
 def _checked(raw: bytes) -> Mapping[str, Any]:

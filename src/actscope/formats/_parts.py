@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,10 +17,12 @@ from actscope.formats._manifest import ExportFolder
 from actscope.formats._records import batch_of_arrays
 from actscope.stores import UnitFormat, encode_unit, publish
 
-__all__ = ["SITE_OPTION", "PartFormat", "files_of", "part_name", "refuse_bomb"]
+__all__ = ["SITE_OPTION", "PartFormat", "files_of", "part_name", "refuse_bomb", "unpacked"]
 
 _MOST_PACKED = 200
 """How much smaller honest activations get by compression, zeros of padding included."""
+
+_PIECE = 1 << 20
 
 SITE_OPTION = Option("", str, "the kind of site of files that only number layers: resid_post, ...")
 
@@ -35,7 +39,7 @@ def files_of(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
         BadInputError: there are none, or one is a link.
     """
     inside = sorted(path.iterdir()) if path.is_dir() else [path]
-    found = [p for p in inside if p.suffix in suffixes and not p.name.startswith(".")]
+    found = [p for p in inside if p.name.endswith(suffixes) and not p.name.startswith(".")]
     if not found:
         raise BadInputError(
             f"{path} holds no {what} files",
@@ -49,6 +53,25 @@ def files_of(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
                 f"{file} is a link or no plain file", next_step="import the file itself"
             )
     return found
+
+
+def unpacked(path: Path) -> memoryview:
+    """A file that gzip packed, all of it in memory; what is there is never believed to be small.
+
+    Raises:
+        ValueError: it is made to fill memory, or is cut short.
+        OSError: it is no gzip file, or is damaged.
+    """
+    found = bytearray()
+    size = path.stat().st_size
+    try:
+        with gzip.open(path) as file:
+            while piece := file.read(_PIECE):
+                found += piece
+                refuse_bomb(path.name, len(found), size)
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"it cannot be unpacked: {error}") from error
+    return memoryview(found).toreadonly()
 
 
 def refuse_bomb(name: str, size: int, packed: int) -> None:

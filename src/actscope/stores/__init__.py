@@ -28,6 +28,7 @@ from actscope.stores._npy import npy_header, parse_npy, read_npy_header
 from actscope.stores._plain_pickle import read_plain_pickle, walk_arrays
 from actscope.stores._reader import Examples, Run, open_run
 from actscope.stores._records import (
+    Coding,
     CommitRecord,
     SiteEntry,
     dump_json,
@@ -41,7 +42,7 @@ from actscope.stores._safetensors import SafetensorsFile, safetensors_header, wr
 from actscope.stores._slice import RunSlice, shuffled_rows
 from actscope.stores._stored_unit import StoredUnit
 from actscope.stores._summary import RunSummary, SiteSummary
-from actscope.stores._tags import read_tags, tag_run
+from actscope.stores._tags import TAGS_FILE, checked_tag, read_tags, tag_run
 from actscope.stores._units import TABLES
 from actscope.stores._verify import (
     Problem,
@@ -61,7 +62,9 @@ from actscope.stores.shards import ShardStorage
 __all__ = [
     "STORES",
     "TABLES",
+    "TAGS_FILE",
     "TEMP_PREFIX",
+    "Coding",
     "CommitRecord",
     "DiskUsage",
     "Examples",
@@ -89,6 +92,7 @@ __all__ = [
     "VerifyReport",
     "as_bytes",
     "as_folder",
+    "checked_tag",
     "checksum",
     "delete_run",
     "diff_runs",

@@ -27,7 +27,7 @@ class DiskUsage:
     Attributes:
         path: The run's folder.
         total: All of it, as the files' sizes say.
-        sites: Activations by site key, as the commit records say; before any compression.
+        sites: Activations by site key, as the commit records say: what lies in the files.
         tables: Tokens, positions, texts and file headers: what data files hold besides.
         records: ``run.json`` and commit records.
         leftovers: Files that no commit record names, and records that were taken back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import weakref
@@ -60,7 +61,7 @@ class _Copy:
 
     def __init__(self, path: RemotePath, unit_format: UnitFormat, expected: str) -> None:
         folder = Path(tempfile.mkdtemp(prefix="actscope-"))
-        self._forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._forget = weakref.finalize(self, _remove, folder, os.getpid())
         try:
             copy = _copied(path, folder, unit_format)
             if checksum_file(copy) != expected:
@@ -90,6 +91,12 @@ class _Copy:
         """Let go of the copy and delete it."""
         self._file.close()
         self._forget()
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Delete a copy, in the process that made it: a forked one only forgets it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copied(path: RemotePath, folder: Path, unit_format: UnitFormat) -> Path:

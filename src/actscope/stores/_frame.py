@@ -27,7 +27,8 @@ def frame_of(records: Iterable[ExampleRecord]) -> pd.DataFrame:
         raise BadInputError(
             "a data frame needs pandas", next_step="pip install 'actscope[frame]'"
         ) from error
-    return pd.DataFrame([_row(record) for record in records])
+    rows = [_row(record) for record in records]
+    return pd.DataFrame(rows, columns=None if rows else list(EXAMPLES.fields))
 
 
 def _row(record: ExampleRecord) -> dict[str, Any]:

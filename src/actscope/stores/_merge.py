@@ -245,5 +245,6 @@ def _write(writer: FolderRunWriter, piece: _Piece) -> bool:
         return True
     cut = {"start": piece.start, "stop": piece.stop, "cut_from": commit.unit}
     batch = stored_batch(piece.unit, piece.start, piece.stop)
-    writer.append(name, batch, {**commit.metadata, **cut})
+    codings = {key: entry.coding for key, entry in commit.tensors.items()}
+    writer.append(name, batch, {**commit.metadata, **cut}, codings=codings)
     return False

@@ -25,6 +25,7 @@ __all__ = ["PlainPickleError", "read_plain_pickle", "walk_arrays", "write_plain_
 
 _CHUNK = 8 << 20
 _LARGEST_TEXT = 256 << 20
+_MOST_VALUES = 1 << 20
 _MARK = object()
 
 
@@ -375,11 +376,24 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def walk_arrays(value: Any, prefix: str = "", depth: int = 3) -> Iterator[tuple[str, Array]]:
-    """(name, array) of every array in nested dictionaries, names joined by dots."""
-    value = _plain(value)
-    if isinstance(value, np.ndarray):
-        yield prefix, cast("Array", value)
-    elif isinstance(value, dict) and depth:
-        for key, item in cast("dict[Any, Any]", value).items():
-            yield from walk_arrays(item, f"{prefix}.{key}" if prefix else str(key), depth - 1)
+def walk_arrays(value: Any, depth: int = 3) -> Iterator[tuple[str, Array]]:
+    """(name, array) of every array in nested dictionaries, names joined by dots.
+
+    Raises:
+        PlainPickleError: there are more values than a file of activations has: dictionaries that
+            hold the same one a thousand times each make a small file endless.
+    """
+    left = [("", value, depth)]
+    seen = 0
+    while left:
+        name, item, below = left.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise PlainPickleError(f"more than {_MOST_VALUES:,} values in its dictionaries")
+        item = _plain(item)
+        if isinstance(item, np.ndarray):
+            yield name, cast("Array", item)
+        elif isinstance(item, dict) and below:
+            inside = cast("dict[Any, Any]", item)
+            named = ((f"{name}.{key}" if name else str(key), v) for key, v in inside.items())
+            left += [(key, v, below - 1) for key, v in named][::-1]

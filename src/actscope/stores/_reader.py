@@ -28,7 +28,7 @@ from actscope.stores._stored_batch import stored_examples
 from actscope.stores._stored_unit import StoredUnit, UnitFiles, format_of
 from actscope.stores._summary import RunSummary, summarise
 from actscope.stores._tags import read_tags
-from actscope.stores._verify import VerifyReport, find_runs, verify_run
+from actscope.stores._verify import VerifyReport, no_run, verify_run
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +54,7 @@ def open_run(path: str | Path) -> Run:
     if not (folder / RUN_FILE).is_file():
         if (folder / COMMITS).is_dir():
             raise DamagedRunError(f"{folder / RUN_FILE} is missing: {folder} holds units of a run")
-        inside = [str(p) for p in find_runs(folder)][:5]
-        raise BadInputError(
-            f"there is no run at {folder}",
-            got="no such folder" if not folder.is_dir() else f"no {RUN_FILE}",
-            next_step="did you mean " + ", ".join(inside) + "?"
-            if inside
-            else "`actscope runs list FOLDER` shows the runs of a folder",
-        )
+        raise no_run(folder)
     return Run(folder)
 
 

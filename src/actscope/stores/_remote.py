@@ -63,9 +63,9 @@ def local_folder(place: str | Path) -> Path:
         raise BadInputError(
             f"{folder} is no local path",
             expected="a file or folder on this machine",
-            next_step="use a local one, and copy between them: "
-            "python -c \"import fsspec; fsspec.filesystem('s3').get('BUCKET/RUN', 'RUN', "
-            'recursive=True)"',
+            next_step="use a local one, and copy it there (with get: from there): python -c "
+            f"\"import fsspec; fsspec.filesystem('{folder.protocol}').put('HERE', "
+            f"'{folder.inner}', recursive=True)\"",
         )
     return folder
 

@@ -40,6 +40,7 @@ from actscope.stores._mismatch import refuse_another, refuse_other_content
 from actscope.stores._records import (
     COMMITS,
     RUN_FILE,
+    Coding,
     CommitRecord,
     RunRecord,
     decode_unit,
@@ -173,7 +174,12 @@ class FolderRunWriter:
         return found
 
     def append(
-        self, batch_id: str, activations: ActivationBatch, metadata: Mapping[str, Any]
+        self,
+        batch_id: str,
+        activations: ActivationBatch,
+        metadata: Mapping[str, Any],
+        *,
+        codings: Mapping[str, Coding | None] | None = None,
     ) -> None:
         """Publish and commit one unit; it is durable when this returns.
 
@@ -184,6 +190,8 @@ class FolderRunWriter:
             activations: Its content.
             metadata: JSON. ``timings`` (seconds by phase) and ``errors`` (failed examples) have
                 places of their own in the commit record.
+            codings: Of values that come from another run of this spec, by site: how they were coded
+                there. They stay as they are, and the errors on record are those of that coding.
 
         Raises:
             DuplicateUnitError: the id is committed with other content.
@@ -193,7 +201,7 @@ class FolderRunWriter:
             StorageError: the server of a remote folder cannot be reached, or refuses.
         """
         self._check_id(batch_id)
-        unit = make_unit(batch_id, activations, self._stored_as)
+        unit = make_unit(batch_id, activations, self._stored_as, codings)
         unit = self._prepared(batch_id, unit, activations)
         commit = self._draft(batch_id, unit, activations, metadata)
         name = encode_unit(batch_id) + ".json"
@@ -228,6 +236,7 @@ class FolderRunWriter:
         with disk_errors(f"copying unit {commit.unit!r}", self.path):
             if (self.path / COMMITS / name).exists():
                 refuse_other_content(self.path, name, commit)
+                sync_folder(self.path / COMMITS)  # whoever gave the name may not have flushed it
                 return
             sums = {k: entry.xxh3 for k, entry in commit.tensors.items()}
             self._publish(commit, lambda file, _: FileSums(_copied(data, file, commit.xxh3), sums))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
@@ -77,7 +78,9 @@ class UnitFiles:
     """The data files that are open, the least recently used closed first.
 
     Arrays of formats that cannot be mapped are kept for a while, so that going through the examples
-    of a unit does not read it once for each. Units may be read in several threads.
+    of a unit does not read it once for each. Units may be read in several threads. A process that
+    was forked, such as a worker of a ``DataLoader``, opens files of its own: it would share the
+    place in each with its parent, and read what the other asked for.
     """
 
     def __init__(self) -> None:
@@ -85,9 +88,13 @@ class UnitFiles:
         self._recent: OrderedDict[tuple[Path, str], Array] = OrderedDict()
         self._recent_bytes = 0
         self._lock = RLock()
+        self._process = os.getpid()
 
     def get(self, path: Path, unit_format: UnitFormat, expected: str) -> TensorFile:
         """An open file; see ``open_data``."""
+        if self._process != os.getpid():
+            self._process, self._lock = os.getpid(), RLock()
+            self._open = OrderedDict()
         with self._lock:
             if path in self._open:
                 self._open.move_to_end(path)

@@ -11,7 +11,7 @@ from actscope.stores._io import disk_errors, publish
 from actscope.stores._records import dump_record, load_record, load_run
 from actscope.stores._remote import as_folder
 
-__all__ = ["TAGS_FILE", "read_tags", "tag_run"]
+__all__ = ["TAGS_FILE", "checked_tag", "read_tags", "tag_run"]
 
 TAGS_FILE = "tags.json"
 TAGS_FORMAT = "actscope-tags"
@@ -58,7 +58,7 @@ def tag_run(
     if not folder.is_dir():
         raise BadInputError(f"there is no run at {folder}", got="no such folder")
     load_run(folder)
-    wanted = [_checked(tag) for tag in add]
+    wanted = [checked_tag(tag) for tag in add]
     tags = sorted({*read_tags(folder), *wanted} - set(remove))
     record = dump_record({"format": TAGS_FORMAT, "version": _VERSION, "tags": tags})
     with disk_errors("writing tags", folder):
@@ -66,7 +66,12 @@ def tag_run(
     return tuple(tags)
 
 
-def _checked(tag: str) -> str:
+def checked_tag(tag: str) -> str:
+    """A word as it becomes a tag.
+
+    Raises:
+        BadInputError: it cannot be one.
+    """
     plain = tag.strip()
     if not plain or len(plain) > _LONGEST or not plain.isprintable():
         raise BadInputError(

@@ -16,7 +16,7 @@ from actscope.core.sites import Site
 from actscope.core.stats import Moments
 from actscope.stores._codecs import CODECS, coded, require_codec
 from actscope.stores._formats import checksum
-from actscope.stores._records import SiteEntry, TensorEntry, dump_json
+from actscope.stores._records import Coding, SiteEntry, TensorEntry, dump_json
 
 __all__ = ["TABLES", "StoredAs", "Unit", "failures_of", "make_unit"]
 
@@ -86,8 +86,19 @@ class Unit:
     first_index: int
 
 
-def make_unit(unit: str, batch: ActivationBatch, stored: StoredAs) -> Unit:
-    """Check a batch, convert it to the storage dtype and measure it.
+def make_unit(
+    unit: str,
+    batch: ActivationBatch,
+    stored: StoredAs,
+    codings: Mapping[str, Coding | None] | None = None,
+) -> Unit:
+    """Check a batch, convert it to the storage dtype and measure it, as it will be read back.
+
+    Args:
+        unit: Its id.
+        batch: Its content.
+        stored: What the run does to arrays.
+        codings: Of values that were coded before, by site: how. They are not changed once more.
 
     Raises:
         BadInputError: arrays, offsets and tokens do not fit together.
@@ -99,9 +110,15 @@ def make_unit(unit: str, batch: ActivationBatch, stored: StoredAs) -> Unit:
     for site, array in batch.arrays.items():
         name = str(site)
         tensors[name] = _converted(site, array, batch, stored)
-        entries[name] = _measured(tensors[name])
-        if stored.codec is not None:
-            tensors[name], entries[name] = _coded(stored.codec, tensors[name], entries[name])
+        before = None if codings is None else codings.get(name)
+        found = None
+        if stored.codec is not None and (codings is None or before is not None):
+            found = _coded(stored.codec, tensors[name], before)
+        if found is None:
+            entries[name] = _measured(tensors[name])
+            continue
+        tensors[name], back, coding = found
+        entries[name] = replace(_measured(back), xxh3=checksum(back), coding=coding)
     tensors |= _tables(batch, stored)
     entries |= {
         name: TensorEntry(dtype_name(tensors[name].dtype), tensors[name].shape, "")
@@ -125,13 +142,26 @@ def make_unit(unit: str, batch: ActivationBatch, stored: StoredAs) -> Unit:
     )
 
 
-def _coded(codec: str, array: Array, entry: TensorEntry) -> tuple[Array, TensorEntry]:
-    """The bytes that take an array's place; the array itself where they would not be fewer."""
+def _coded(
+    codec: str, array: Array, before: Coding | None
+) -> tuple[npt.NDArray[np.uint8], Array, Coding] | None:
+    """The bytes that take an array's place, the values they are read back as, and the cost.
+
+    Values that were coded before keep the errors of that, and stay as they are where coding them
+    again would change them: the blocks of a pattern begin elsewhere when a unit is cut.
+
+    Returns:
+        None where the array itself is kept: the codec does not take it, or saves nothing.
+    """
     found = coded(codec, array)
     if found is None or found[2].bytes >= array.nbytes:
-        return array, entry
+        return None
     data, back, coding = found
-    return data, replace(entry, xxh3=checksum(back), coding=coding)
+    if before is not None:
+        if back.tobytes() != array.tobytes():
+            return None
+        coding = replace(coding, max_error=before.max_error, rms_error=before.rms_error)
+    return data, back, coding
 
 
 def failures_of(batch: ActivationBatch, metadata: Mapping[str, Any]) -> tuple[ExampleFailure, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actscope.core.arrays import dtype_name
-from actscope.core.errors import ActscopeError, DamagedRunError, StorageError
+from actscope.core.errors import ActscopeError, BadInputError, DamagedRunError, StorageError
 from actscope.stores._codecs import values_of
 from actscope.stores._data_files import at_hand
 from actscope.stores._formats import TensorFile, UnitFormat, checksum, checksum_file
@@ -26,7 +26,7 @@ from actscope.stores._records import (
 )
 from actscope.stores._remote import as_folder
 from actscope.stores._stored_unit import data_path, format_of
-from actscope.stores._tags import read_tags
+from actscope.stores._tags import TAGS_FILE, read_tags
 from actscope.stores._where import RUNS, Where
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "VerifyReport",
     "find_runs",
     "list_runs",
+    "no_run",
     "repair_run",
     "sweep",
     "verify_run",
@@ -144,14 +145,21 @@ def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
             A changed byte within a data file is not seen.
 
     Raises:
-        BadInputError: a newer version or a store that is not installed wrote it.
+        BadInputError: there is no run, or a newer version or a store that is not installed wrote
+            it.
     """
     report = VerifyReport(as_folder(path))
+    if not (report.path / RUN_FILE).is_file() and not (report.path / COMMITS).is_dir():
+        raise no_run(report.path)
     try:
         run = load_run(report.path)
     except DamagedRunError as error:
         report.problems.append(Problem(RUN_FILE, None, error.what))
         return report
+    try:
+        read_tags(report.path)
+    except DamagedRunError as error:
+        report.problems.append(Problem(TAGS_FILE, None, error.what))
     unit_format = format_of(run, report.path)
     used: set[str | None] = set()
     for name in _commit_names(report.path):
@@ -159,7 +167,8 @@ def verify_run(path: str | Path, *, fast: bool = False) -> VerifyReport:
         used.add(_verify_unit(report, run, unit_format, name, fast))
     if None not in used:  # else nobody knows which data file is whose
         report.leftovers = [
-            p.relative_to(report.path).as_posix() for p in _leftovers(report.path, used)
+            p.relative_to(report.path).as_posix()
+            for p in _leftovers(report.path, unit_format, used)
         ]
     return report
 
@@ -188,6 +197,18 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(_walk(folder, _DEPTH))
 
 
+def no_run(folder: Path) -> BadInputError:
+    """The error for a folder that is no run; it names the runs that lie in it."""
+    inside = [str(p) for p in find_runs(folder)][:5]
+    return BadInputError(
+        f"there is no run at {folder}",
+        got="no such folder" if not folder.is_dir() else f"no {RUN_FILE}",
+        next_step="did you mean " + ", ".join(inside) + "?"
+        if inside
+        else "`actscope runs list FOLDER` shows the runs of a folder",
+    )
+
+
 def sweep(path: str | Path, older_than: float = 3600.0) -> list[Path]:
     """Remove what killed writers left: temporary files, and data files without a commit record.
 
@@ -205,10 +226,10 @@ def sweep(path: str | Path, older_than: float = 3600.0) -> list[Path]:
         DamagedRunError: a commit record is damaged, so that nobody knows which data it names.
     """
     folder = as_folder(path)
-    load_run(folder)
+    unit_format = format_of(load_run(folder), folder)
     used = {load_commit(folder, name).path for name in _commit_names(folder)}
     removed: list[Path] = []
-    for file in _leftovers(folder, used):
+    for file in _leftovers(folder, unit_format, used):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - file.stat().st_mtime >= older_than:
                 file.unlink()
@@ -220,20 +241,22 @@ def sweep(path: str | Path, older_than: float = 3600.0) -> list[Path]:
 def repair_run(path: str | Path) -> VerifyReport:
     """Take back every unit that is damaged, so that the next resume captures it again.
 
-    Its commit record moves to ``damaged/``; its data file stays until ``sweep``. Nothing that is
-    whole is touched, and a damaged ``run.json`` cannot be repaired.
+    Its commit record moves to ``damaged/``; its data file stays until ``sweep``. A damaged file of
+    tags moves there too. Nothing that is whole is touched, and a damaged ``run.json`` cannot be
+    repaired.
 
     Returns:
         What was wrong.
     """
     report = verify_run(path)
-    names = sorted({p.unit for p in report.problems if p.unit is not None})
+    names = sorted({f"{COMMITS}/{p.unit}" for p in report.problems if p.unit is not None})
+    names += [p.file for p in report.problems if p.file == TAGS_FILE]
     target = report.path / DAMAGED
     if names:
         with disk_errors("repairing a run", target):
             make_folder(target)
             for name in names:
-                move(report.path / COMMITS / name, _unused(target, name), "repair")
+                move(report.path / name, _unused(target, name.rpartition("/")[2]), "repair")
     return report
 
 
@@ -327,15 +350,18 @@ def _is_whole(file: TensorFile, commit: CommitRecord, tensor: str) -> bool:
     return what == (entry.dtype, entry.shape, entry.xxh3)
 
 
-def _leftovers(folder: Path, used: Container[str | None]) -> Iterator[Path]:
-    places = [folder, *(p for p in folder.iterdir() if p.is_dir() and p.name != DAMAGED)]
-    for place in places:
+def _leftovers(
+    folder: Path, unit_format: UnitFormat, used: Container[str | None]
+) -> Iterator[Path]:
+    """What writers left, in the places where they write; what else lies in a run is its owner's."""
+    for name in ("", COMMITS, unit_format.folder):
+        place = folder / name if name else folder
+        if not place.is_dir() or (name and place.is_symlink()):
+            continue
         for file in place.iterdir():
-            if not file.is_file():
-                continue
-            is_data = place not in (folder, folder / COMMITS)
-            if file.name.startswith(TEMP_PREFIX) or (
-                is_data and file.relative_to(folder).as_posix() not in used
+            data = name == unit_format.folder and file.name.endswith(unit_format.suffix)
+            if (file.name.startswith(TEMP_PREFIX) and file.is_file()) or (
+                data and f"{name}/{file.name}" not in used and file.is_file()
             ):
                 yield file
 

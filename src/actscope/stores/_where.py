@@ -93,6 +93,8 @@ class Where:
             raise
         except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
             raise _not_a_condition(text, getattr(error, "msg", "") or str(error), about) from error
+        if not reader.names:
+            raise _not_a_condition(text, "it asks for no field", about)
         return cls(text, frozenset(reader.names), about, test)
 
     def matches(self, record: object) -> bool:
@@ -101,7 +103,10 @@ class Where:
         Raises:
             BadInputError: two values that have no order are compared, with both.
         """
-        return bool(self._test(record))
+        try:
+            return bool(self._test(record))
+        except RecursionError as error:
+            raise _not_a_condition(self.text, "it is too deep", self.about) from error
 
     def check(self, records: Iterable[object]) -> None:
         """Refuse a name that nothing here has: it would choose nothing, silently.
@@ -109,16 +114,18 @@ class Where:
         Raises:
             UnknownNameError: such a name.
         """
-        missing = set(self.names)
         about = self.about
+        missing = set(self.names)
         known: set[str] = set(about.fields)
+        seen = False
         for record in records:
+            seen = True
             rest = cast("Mapping[str, Any]", getattr(record, about.rest))
             missing = {path for path in missing if not _has(rest, path, about)}
             if not missing:
                 return
             known |= set(rest)
-        if missing:
+        if missing and seen:  # of none, nobody knows what they would have
             raise UnknownNameError(
                 f"field of the {about.noun}", ".".join(min(missing)), sorted(known)
             )
@@ -192,7 +199,7 @@ class _Reader:
         except (ValueError, TypeError):
             what = ast.unparse(node)[:40]
             raise self._refused(f"{what!r} is neither a field nor a text, number or list") from None
-        if not isinstance(value, (str, int, float, list, tuple)):
+        if value is not None and not isinstance(value, (str, int, float, list, tuple)):
             raise self._refused(f"{value!r} is no text, number or list")
         return lambda _: cast("object", value)
 
