@@ -39,6 +39,12 @@ class Answered:
     order: list[int] = field(default_factory=list[int])
     failures: list[ExampleFailure] = field(default_factory=list[ExampleFailure])
 
+    def add(self, places: Sequence[int], answers: Sequence[Generated]) -> None:
+        """The answers to the prompts at some places."""
+        for place, one in zip(places, answers, strict=True):
+            item = self.items[place]
+            self.items[place] = replace(item, row=one.row, response=one.text, thought=one.thought)
+
     def take(self, places: Sequence[int], part: ActivationBatch) -> None:
         """The activations of one batch, its failures among those of the unit."""
         for failure in part.failures:
@@ -99,10 +105,7 @@ def answer_all(  # noqa: PLR0913  (the worker that calls it keeps each of these)
                 lost.update(places)
                 continue
             answers, part = made
-            for place, one in zip(places, answers, strict=True):
-                found.items[place] = replace(
-                    items[place], row=one.row, response=one.text, thought=one.thought
-                )
+            found.add(places, answers)
             if part is not None:
                 found.take(places, part)
                 advanced(len(part), int(part.token_offsets[-1]))
