@@ -1,13 +1,9 @@
-"""Units whose passes run out of memory: the values stay, and little is tried in vain.
-
-No small machine runs out of memory on cue: a block says so in the middle of a pass.
-"""
-
-from contextlib import contextmanager
+"""Units whose passes run out of memory: the values stay, and little is tried in vain."""
 
 import numpy as np
 import pytest
 import torch
+from tight_memory import tight
 
 from actscope import ActivationExtractor
 from actscope.capture.dataset import as_dataset
@@ -18,28 +14,6 @@ from actscope.core.protocols import GenerationParams
 from actscope.core.spec import UnitPlan
 
 LENGTHS = [20, 5, 12, 9, 3, 12, 7, 2, 20, 4, 6, 11, 8, 13, 5, 10, 1, 9, 2, 6, 3, 14, 8, 4]
-
-
-@contextmanager
-def tight(model, too_large):
-    """Passes fail in the last block where ``too_large(rows, columns)`` says so.
-
-    Yields:
-        Rows and columns of every pass, and whether it failed.
-    """
-    seen = []
-
-    def hook(module, args):
-        rows, columns = args[0].shape[:2]
-        seen.append((rows, columns, too_large(rows, columns)))
-        if seen[-1][2]:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    handle = model.hf.model.layers[-1].register_forward_pre_hook(hook)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def worker(model, texts, strategy=None, options=None, unit_size=8, **plan):
