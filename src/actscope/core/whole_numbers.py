@@ -23,11 +23,13 @@ def whole_number(name: str, value: object, least: int, *, instead: str = "") -> 
     Raises:
         BadInputError: it is no whole number, or smaller.
     """
-    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
-        return int(value)
-    raise BadInputError(
-        f"{name} must be a whole number of at least {least}",
-        got=repr(value),
-        expected=f"{least}, {least + 1}, ..." + (f", or {instead}" if instead else ""),
-        next_step=f"pass {name} as an int that is not smaller",
-    )
+    truth = isinstance(value, bool)
+    number = int(value) if isinstance(value, Integral) else None
+    if truth or number is None or number < least:
+        raise BadInputError(
+            f"{name} must be a whole number of at least {least}",
+            got=repr(value),
+            expected=f"{least}, {least + 1}, ..." + (f", or {instead}" if instead else ""),
+            next_step=f"pass {name} as an int that is not smaller",
+        )
+    return number
