@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from actscope.capture.oom import run_halving
+from actscope.capture.oom import Limits, run_halving
 from actscope.capture.prepare import Prepared
 from actscope.core.activations import ActivationBatch, ExampleFailure
 from actscope.core.batching import length_sorted_batches
@@ -39,6 +39,12 @@ class Answered:
     order: list[int] = field(default_factory=list[int])
     failures: list[ExampleFailure] = field(default_factory=list[ExampleFailure])
 
+    def add(self, places: Sequence[int], answers: Sequence[Generated]) -> None:
+        """The answers to the prompts at some places."""
+        for place, one in zip(places, answers, strict=True):
+            item = self.items[place]
+            self.items[place] = replace(item, row=one.row, response=one.text, thought=one.thought)
+
     def take(self, places: Sequence[int], part: ActivationBatch) -> None:
         """The activations of one batch, its failures among those of the unit."""
         for failure in part.failures:
@@ -49,13 +55,14 @@ class Answered:
             self.parts.append(replace(part, failures=()))
 
 
-def answer_all(
+def answer_all(  # noqa: PLR0913  (the worker that calls it keeps each of these)
     model: BackendModel,
     params: GenerationParams,
     items: Sequence[Prepared],
     plan: UnitPlan,
     between: Callable[[], None],
     *,
+    limits: Limits,
     live: Selection | None = None,
     advanced: Callable[[int, int], None] = lambda examples, tokens: None,
 ) -> Answered:
@@ -70,11 +77,13 @@ def answer_all(
         items: The prompts.
         plan: Its batch limits; the budget counts the answer.
         between: Called between two batches; may raise to stop.
+        limits: What memory was found to hold in this run.
         live: What to capture while decoding; None makes answers only.
         advanced: Told examples and tokens after each batch that was captured live.
     """
+    lengths = [item.row.longest + params.max_new_tokens for item in items]
     batches = length_sorted_batches(
-        [item.row.longest + params.max_new_tokens for item in items],
+        lengths,
         batch_tokens=plan.batch_tokens,
         batch_size=plan.batch_size,
     )
@@ -89,15 +98,14 @@ def answer_all(
 
     for batch in batches:
         between()
-        for places, made in run_halving(batch, run, found.halved.append):
+        for places, made in run_halving(
+            batch, run, found.halved.append, tokens=lengths.__getitem__, limits=limits
+        ):
             if made is None:
                 lost.update(places)
                 continue
             answers, part = made
-            for place, one in zip(places, answers, strict=True):
-                found.items[place] = replace(
-                    items[place], row=one.row, response=one.text, thought=one.thought
-                )
+            found.add(places, answers)
             if part is not None:
                 found.take(places, part)
                 advanced(len(part), int(part.token_offsets[-1]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actscope.core.coding import CODEC_NAMES
-from actscope.core.errors import BadInputError, UnknownNameError
+from actscope.core.errors import UnknownNameError
 from actscope.core.protocols import GenerationParams
+from actscope.core.whole_numbers import whole_number
 
 __all__ = ["AUTO", "ON_TOO_LONG", "SHARE_PREFIX", "STORAGE_DTYPES", "CaptureOptions"]
 
@@ -41,6 +42,10 @@ class CaptureOptions:
         share_prefix: ``auto`` computes what texts of a unit have in common at their beginning once,
             where the model was found to give the values of a plain pass; ``off`` never does.
         queue_bytes: How much may wait for the disk before the model waits too.
+
+    Raises:
+        BadInputError: a number is no whole number, or too small.
+        UnknownNameError: a name that is not in its list.
     """
 
     batch_tokens: int | str = AUTO
@@ -66,15 +71,14 @@ class CaptureOptions:
             raise UnknownNameError("codec", self.codec, CODEC_NAMES)
         if self.share_prefix not in SHARE_PREFIX:
             raise UnknownNameError("share_prefix", self.share_prefix, SHARE_PREFIX)
-        if isinstance(self.batch_tokens, str) and self.batch_tokens != AUTO:
-            raise BadInputError(
-                "batch_tokens is a number of tokens or auto", got=repr(self.batch_tokens)
-            )
-        for name in ("batch_tokens", "unit_size", "max_length", "queue_bytes"):
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise BadInputError(f"{name} must be at least 1", got=value)
-        for name in ("offset", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise BadInputError(f"{name} must not be negative", got=value)
+        if self.batch_tokens != AUTO:
+            self._read("batch_tokens", 1, f"{AUTO!r}")
+        self._read("queue_bytes", 1)
+        self._read("offset", 0)
+        for name, least in (("unit_size", 1), ("max_length", 1), ("limit", 0)):
+            if getattr(self, name) is not None:
+                self._read(name, least, "None")
+
+    def _read(self, name: str, least: int, instead: str = "") -> None:
+        value = whole_number(name, getattr(self, name), least, instead=instead)
+        object.__setattr__(self, name, value)

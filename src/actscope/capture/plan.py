@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actscope.capture.options import CaptureOptions
+from actscope.capture.options import AUTO, CaptureOptions
 from actscope.core.errors import BadInputError, RunMismatchError
 from actscope.core.spec import UnitPlan
+from actscope.core.whole_numbers import whole_number
 
 __all__ = [
     "LARGEST_UNIT",
@@ -92,10 +93,19 @@ def make_plan(
         batch_size: Examples of a batch, in place of a budget.
         auto: The budget that ``auto`` came to.
         share_prefix: Whether texts that begin alike share that part.
+
+    Raises:
+        BadInputError: a number is no whole number of at least 1, or both a batch size and a budget
+            were asked for.
     """
-    if batch_size is not None and batch_size < 1:
-        raise BadInputError("batch_size must be at least 1", got=batch_size)
     if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size, 1, instead="None")
+        if options.batch_tokens != AUTO:
+            raise BadInputError(
+                "a batch size or a token budget bounds a batch, not both",
+                got=f"batch_size={batch_size} and batch_tokens={options.batch_tokens}",
+                next_step="leave one of them out",
+            )
         return UnitPlan(*bounds, unit_size, batch_size=batch_size, share_prefix=share_prefix)
     budget = auto if isinstance(options.batch_tokens, str) else options.batch_tokens
     # Answers are decoded step by step: there a pass more costs more than padding

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from actscope.capture.ahead import PassesAhead
 from actscope.capture.assembly import Assembly, UnitMemory
-from actscope.capture.batches import PlannedBatch, batches_of
+from actscope.capture.batches import batches_of
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.generation import Answered, answer_all
-from actscope.capture.oom import run_halving
+from actscope.capture.oom import Limits, LimitsByKind
 from actscope.capture.options import CaptureOptions
 from actscope.capture.prepare import Prepared, example_record, prepare_all
 from actscope.capture.progress import Progress
@@ -27,7 +27,7 @@ from actscope.core.activations import (
 )
 from actscope.core.arrays import dtype_of
 from actscope.core.errors import ExampleError
-from actscope.core.protocols import AHEAD, AnswerCapture, Source, Started
+from actscope.core.protocols import AnswerCapture, Source
 from actscope.core.spec import UnitPlan
 from actscope.selectors import select
 
@@ -40,7 +40,8 @@ class Unit:
 
     Attributes:
         batch: Its activations, in dataset order.
-        metadata: Its bounds, the time it took, and batches that had to be halved.
+        metadata: Its bounds, the time it took, and sizes of batches that were halved
+            because memory did not hold them, or those before.
         release: To be called when nothing reads its arrays any more: a later unit uses their
             memory.
     """
@@ -78,6 +79,7 @@ class UnitWorker:
         self._progress = progress
         self._check = check
         self._free: list[UnitMemory] = []
+        self._limits = LimitsByKind(Limits)
 
     def capture(self, start: int, stop: int) -> Unit:
         """Capture the examples of a range.
@@ -140,6 +142,7 @@ class UnitWorker:
             items,
             self._plan,
             self._check,
+            limits=self._limits["answers"],
             live=self._extractor.selection if how.mode == "live" else None,
             advanced=self._progress.advanced,
         )
@@ -172,38 +175,20 @@ class UnitWorker:
     ) -> tuple[ActivationBatch, list[Prepared]]:
         """Forward passes over length-sorted batches.
 
-        While one batch is copied to its places, the next may run already.
-
         Returns:
             The unit, and the items that do not fit memory even alone.
         """
         rows = [item.row for item in items]
         whole = Assembly(rows, kept, memory)
-        waiting: deque[tuple[Sequence[int], Started]] = deque()
         lost: set[int] = set()
-
-        def take() -> None:
-            places, started = waiting[0]
-            whole.put(started(), places)
-            waiting.popleft()
-            self._progress.advanced(len(places), sum(len(items[i].row) for i in places))
-
-        def begin(planned: PlannedBatch, places: Sequence[int]) -> bool:
-            if len(waiting) == AHEAD:
-                take()
-            batch = planned.batch(rows, places)
-            waiting.append((places, self._extractor.begin(batch)))
-            return True
-
         with self._extractor.opened():
+            passes = PassesAhead(
+                rows, whole, self._extractor.begin, self._limits, halved, self._progress.advanced
+            )
             for planned in batches_of(rows, self._plan):
                 self._check()
-                run = partial(begin, planned)
-                for done, begun in run_halving(planned.places, run, halved.append):
-                    if begun is None:
-                        lost.update(done)
-            while waiting:
-                take()
+                lost.update(passes.run(planned))
+            passes.take_all()
         if not len(whole):
             return self._nothing(), [items[i] for i in sorted(lost)]
         done = [item for place, item in enumerate(items) if place not in lost]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
-from actscope.core.errors import BadInputError
+from actscope.core.whole_numbers import whole_number
 
 __all__ = ["length_sorted_batches", "padding_of"]
 
@@ -29,10 +28,13 @@ def length_sorted_batches(
         batch_size: Largest number of rows of a batch.
         pass_tokens: What a pass costs beside its tokens, in tokens: the batches then are those
             whose padded tokens and passes together cost least. 0 fills every batch.
+
+    Raises:
+        BadInputError: a limit is no whole number of at least 1.
     """
     for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
-        if value is not None and (not isinstance(cast("object", value), int) or value < 1):
-            raise BadInputError(f"{name} must be a whole number of at least 1", got=repr(value))
+        if value is not None:
+            whole_number(name, value, 1, instead="None")
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     if pass_tokens and batch_tokens is not None and batch_size is None:
         ends = _cheapest([lengths[i] for i in order], batch_tokens, pass_tokens)

@@ -12,6 +12,7 @@ from typing import Any
 
 from actscope.core.errors import BadInputError
 from actscope.core.provenance import canonical_json, sha256_json
+from actscope.core.whole_numbers import whole_number
 
 __all__ = ["CaptureSpec", "ModelIdentity", "UnitPlan", "spec_differences", "unit_id"]
 
@@ -131,8 +132,7 @@ class UnitPlan:
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.stop:
             raise BadInputError("a range must not end before it starts", got=self.to_json())
-        if self.unit_size < 1:
-            raise BadInputError("a unit holds at least one example", got=self.unit_size)
+        object.__setattr__(self, "unit_size", whole_number("unit_size", self.unit_size, 1))
 
     def units(self) -> list[tuple[int, int]]:
         """(start, stop) of every unit, in order."""

@@ -20,7 +20,7 @@ from actscope.core.activations import (
     TokenRow,
 )
 from actscope.core.arrays import DTYPES, Array
-from actscope.core.errors import ExampleError
+from actscope.core.errors import BadInputError, ExampleError
 from actscope.core.protocols import Selection
 from actscope.core.sites import Site
 from actscope.core.text import PROMPT
@@ -83,7 +83,14 @@ class Kept:
     shared: SharedPrefix | None = None
 
     def restart(self, sites: Iterable[Site]) -> None:
-        """Nothing has been seen yet in the pass that comes."""
+        """Nothing has been seen yet in the pass that comes.
+
+        Raises:
+            BadInputError: it is not the first of a batch, and the one before has left a site out.
+        """
+        if self.shared is not None and self.shared.turn and self.pending:
+            missing = ", ".join(str(s) for s in sorted(self.pending))
+            raise BadInputError(f"the forward pass never reached {missing}")
         self.pending = set(sites)
         self.calls.clear()
 

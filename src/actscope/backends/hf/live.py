@@ -46,10 +46,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "answer_capture",
+    "beyond_window",
     "generate_live",
     "length_dependent",
     "live_tolerance",
     "no_live_site",
+    "window_of",
     "worst_row",
 ]
 
@@ -59,7 +61,7 @@ _SHORT, _LONG, _NEW = 3, 24, 12
 """Prompt tokens of the two rows of the check, and how many tokens are decoded after them."""
 
 _WIDEST_WINDOW = 1024
-"""The check reaches past sliding windows of up to so many tokens."""
+"""Checks reach past windows of up to so many tokens."""
 
 
 def live_tolerance(dtype: str) -> float:
@@ -331,13 +333,23 @@ def _compared(model: HFModel, sites: tuple[Site, ...], taps: Mapping[Site, Tap])
 
 def _probe_rows(model: HFModel) -> list[TokenRow]:
     """A long and a short prompt; the long one reaches past a sliding window that is not wide."""
-    window = getattr(text_config(model.hf), "sliding_window", None)
-    beyond = window + 8 if isinstance(window, int) and window <= _WIDEST_WINDOW else 0
-    length = max(_LONG, beyond)
+    length = max(_LONG, beyond_window(model))
     if model.context_length is not None:
         length = min(length, model.context_length - _NEW)
     ids = np.resize(probe_ids(model.hf)[0].cpu().numpy(), max(length, 1))
     return prompt_rows(model.hf, {"long": ids, "short": ids[:_SHORT]})
+
+
+def window_of(model: HFModel) -> int | None:
+    """How many tokens a block sees at most, where the configuration of the text model says so."""
+    window = getattr(text_config(model.hf), "sliding_window", None)
+    return window if isinstance(window, int) else None
+
+
+def beyond_window(model: HFModel) -> int:
+    """Tokens of a text that reaches past a window that is not wide; 0 where there is none."""
+    window = window_of(model)
+    return 0 if window is None or window > _WIDEST_WINDOW else window + 8
 
 
 def worst_row(alone: ActivationBatch, live: ActivationBatch, place: int) -> tuple[float, Site]:

@@ -18,7 +18,14 @@ import numpy as np
 import torch
 
 from actscope.backends.hf.forward import forward_cached
-from actscope.backends.hf.live import length_dependent, live_tolerance, no_live_site, worst_row
+from actscope.backends.hf.live import (
+    beyond_window,
+    length_dependent,
+    live_tolerance,
+    no_live_site,
+    window_of,
+    worst_row,
+)
 from actscope.backends.hf.probe import probe_ids
 from actscope.backends.hf.resolve import Tap
 from actscope.core.activations import Batch, TokenRow
@@ -138,7 +145,7 @@ class SharedPrefix:
 
         Args:
             model: The Hugging Face model.
-            restart: Called before each.
+            restart: Called before each; raises where the one before has left a site out.
             seen: What a hook raises when a pass has shown all that is wanted.
         """
         from transformers import DynamicCache
@@ -155,6 +162,9 @@ class SharedPrefix:
 def shareable(model: HFModel, taps: Mapping[Site, Tap], batch: Batch) -> Batch:
     """The batch as this model can run it.
 
+    Texts that are longer than a window too wide for the check run whole: what a cache does with
+    such a window was compared with nothing.
+
     Raises:
         BadInputError: its texts cannot share their beginnings.
     """
@@ -165,6 +175,9 @@ def shareable(model: HFModel, taps: Mapping[Site, Tap], batch: Batch) -> Batch:
             got=reason,
             next_step="share_prefix='off' (--share-prefix off) gives every text its own pass",
         )
+    window = window_of(model)
+    if window is not None and not beyond_window(model) and max(map(len, batch.rows)) > window:
+        return replace(batch, shared=0)
     if model.prefix_checks[_key(model, taps)].uneven:
         return batch
     return replace(batch, shared=min(batch.beginnings))
@@ -233,8 +246,7 @@ def _compared(model: HFModel, sites: tuple[Site, ...], shorter: int) -> str:
 
 def _probe_rows(model: HFModel, shorter: int) -> tuple[list[TokenRow], list[int]]:
     """Two beginnings with ends of 2, 5 and 3, and of 4 and 1 tokens; past a narrow window."""
-    window = getattr(getattr(model.hf, "config", None), "sliding_window", None)
-    p = max(24, window + 8 if isinstance(window, int) and window <= 1024 else 0)
+    p = max(24, beyond_window(model))
     if model.context_length is not None:
         p = min(p, model.context_length - 6)
     if p - shorter < 2:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actscope.analysis.choices import read_letters
+from actscope.capture.ahead import PassesAhead
 from actscope.capture.assembly import Assembly, UnitMemory
 from actscope.capture.batches import PlannedBatch, batches_of
 from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
 from actscope.capture.interrupt import CaptureInterrupted, GracefulStop, StopRequested
-from actscope.capture.oom import run_halving
+from actscope.capture.oom import Limits, LimitsByKind
 from actscope.capture.progress import Progress, Silent
 from actscope.core.activations import ActivationBatch, ExampleRecord, TokenRow
 from actscope.core.arrays import Array, to_torch
 from actscope.core.errors import RunError
-from actscope.core.protocols import AHEAD, CaptureSession, Started
+from actscope.core.protocols import CaptureSession
 from actscope.core.sites import Site
 from actscope.core.spec import unit_id
 from actscope.studies.introspection.job import SITE, Asked, Budget, Job, resolve
@@ -141,6 +140,7 @@ class _Work:
     tokens: int = 0
     halved: list[int] = field(default_factory=list[int])
     memory: UnitMemory = field(default_factory=UnitMemory)
+    limits: LimitsByKind = field(default_factory=lambda: LimitsByKind(Limits))
 
     def run(self) -> None:
         """Every unit that is missing, then the metadata of all."""
@@ -178,7 +178,9 @@ class _Work:
 
         rows = [one.row for one in asked]
         batches = batches_of(rows, job.plan, job.groups(len(rows)))
-        batch = forward_passes(session, rows, batches, advanced, self.halved, self.memory)
+        batch = forward_passes(
+            session, rows, batches, advanced, self.halved, self.memory, self.limits
+        )
         rows_by_pass = self._rows(asked, batch)
         sums = self._store(start - job.plan.start, asked, batch)
         record: dict[str, Any] = {
@@ -233,6 +235,7 @@ def forward_passes(
     advanced: Callable[[int, int], None],
     halved: list[int],
     memory: UnitMemory | None = None,
+    limits: LimitsByKind | None = None,
 ) -> ActivationBatch:
     """All prompts of a unit through the model, in the order given.
 
@@ -241,37 +244,24 @@ def forward_passes(
         rows: The prompts.
         batches: How they go through the model.
         advanced: Told prompts and tokens after each batch.
-        halved: Gets the size of every batch that did not fit memory.
+        halved: Gets the size of every batch that did not fit memory, or was cut beforehand.
         memory: Where the result lies, to be used again for the next unit.
+        limits: What memory was found to hold before.
 
     Raises:
         RunError: a prompt does not fit memory even alone.
     """
     whole = Assembly(rows, [len(row) for row in rows], memory)
-    waiting: deque[tuple[Sequence[int], Started]] = deque()
-
-    def take() -> None:
-        places, started = waiting[0]
-        whole.put(started(), places)
-        waiting.popleft()
-        advanced(len(places), sum(len(rows[i]) for i in places))
-
-    def begin(planned: PlannedBatch, places: Sequence[int]) -> bool:
-        if len(waiting) == AHEAD:
-            take()
-        waiting.append((places, session.begin(planned.batch(rows, places))))
-        return True
-
+    limits = LimitsByKind(Limits) if limits is None else limits  # an empty one is false
+    passes = PassesAhead(rows, whole, session.begin, limits, halved, advanced)
     for planned in batches:
-        for done, begun in run_halving(planned.places, partial(begin, planned), halved.append):
-            if begun is None:
-                raise RunError(
-                    f"the prompt {rows[done[0]].id!r} does not fit memory even alone",
-                    got=f"{len(rows[done[0]])} tokens",
-                    next_step="a smaller dtype of the model, --quantization, or another device",
-                )
-    while waiting:
-        take()
+        for place in passes.run(planned):
+            raise RunError(
+                f"the prompt {rows[place].id!r} does not fit memory even alone",
+                got=f"{len(rows[place])} tokens",
+                next_step="a smaller dtype of the model, --quantization, or another device",
+            )
+    passes.take_all()
     records = [ExampleRecord(row.id, i, len(row), len(row)) for i, row in enumerate(rows)]
     return whole.batch(records)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from actscope.capture.options import SHARE_PREFIX
 from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.protocols import GenerationParams
+from actscope.core.whole_numbers import whole_number
 from actscope.studies.introspection.passes import PASSES, Pass
 
 __all__ = ["ADAPTER", "DTYPES", "AnalysisParams", "CollectParams", "IntrospectionParams"]
@@ -61,12 +62,11 @@ class CollectParams:
             raise UnknownNameError("share_prefix", self.share_prefix, SHARE_PREFIX)
         if self.batch_size is not None and self.batch_tokens is not None:
             raise BadInputError("give a batch size or a token budget, not both")
+        object.__setattr__(self, "offset", whole_number("offset", self.offset, 0))
         for name in ("num_questions", "batch_size", "batch_tokens", "unit_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInputError(f"{name} must be at least 1", got=value)
-        if self.offset < 0:
-            raise BadInputError("offset must not be negative", got=self.offset)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(name, value, 1, instead="None"))
 
 
 @dataclass(frozen=True)
