@@ -98,11 +98,12 @@ def gain(
 def _title(found: Mapping[str, Gain]) -> str:
     more = [name for name, one in found.items() if one.partial.low > 0]
     none = [name for name in found if name not in more]
-    said = f"Activations add to what the surface says about {', '.join(more)}" if more else ""
-    if none:
-        said += f"{', but not' if more else 'Activations add nothing to the surface'} about "
-        said += ", ".join(none)
-    return said
+    if not found:
+        return "No target varies, so nothing can be explained by surface or activations"
+    if not more:
+        return f"No clear gain of activations over the surface for {', '.join(none)}"
+    said = f"Activations add to what the surface says about {', '.join(more)}"
+    return f"{said}; no clear gain for {', '.join(none)}" if none else said
 
 
 def _paragraph(inputs: Inputs, found: Mapping[str, Gain]) -> str:
