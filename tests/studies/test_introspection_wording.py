@@ -9,7 +9,7 @@ import actscope
 from actscope.analysis.resampling import Estimate
 from actscope.analysis.ridge import RidgeCurve, RidgeScore
 from actscope.core.protocols import GenerationParams
-from actscope.studies.introspection import emergence, patching, surface_internal
+from actscope.studies.introspection import emergence, patching, self_other, surface_internal
 from actscope.studies.introspection.analysis_inputs import inputs_of
 from actscope.studies.introspection.collect import collect
 from actscope.studies.introspection.comparison import compare
@@ -185,3 +185,29 @@ def test_the_model_is_loaded_again_as_it_was_collected(run):
     whole.config["spec"]["model"].update(revision="a" * 40, dtype="bfloat16")
     again = source_of_model(whole)
     assert (again.revision, again.dtype) == ("a" * 40, "bfloat16")
+
+
+def test_a_surface_that_misleads_is_no_gain_of_the_activations():
+    """Held-out R² of a useless surface is below 0; without it there would be 0."""
+    rng = np.random.default_rng(1)
+    target = rng.normal(size=60)
+    inside = [np.column_stack([target, rng.normal(size=(60, 3))])]
+    folds = [np.arange(60)[i::4] for i in range(4)]
+    misled = np.where(np.arange(60) % 4 == 0, -target, target)  # one fold is unlike the others
+    found = surface_internal.gain(misled[:, None], inside, target, folds)
+    assert found.r2["surface"].value < 0
+    assert found.partial.value == pytest.approx(found.r2["both"].value)
+    assert found.partial.high <= 1
+
+
+def test_what_no_probe_reads_is_not_told_apart():
+    def decoding(own, spread):
+        read, crossed = estimate(own, spread), estimate(-0.1)
+        return self_other.Decoding(read, read, crossed, crossed, estimate(own + 0.1, 0.05))
+
+    title = self_other._title({0: decoding(0.3, 0.4), 1: decoding(0.9, 0.1)}, estimate(0.0))
+    assert "told apart after block 1:" in title
+    nothing = self_other._title({0: decoding(0.3, 0.4)}, estimate(0.0))
+    assert nothing.startswith("No block where both are read clearly tells")
+    every = self_other._title({1: decoding(0.9, 0.1)}, estimate(0.0))
+    assert "told apart after every block" in every
