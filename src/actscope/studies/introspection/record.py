@@ -105,10 +105,12 @@ def unit_record(folder: Path, unit: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a file that appears whole or not at all, in the place of an older one."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    """Write a file that appears whole or not at all, in the place of one that says otherwise."""
+    data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
     with disk_errors(f"writing {path.name}", path):
-        publish(path.parent, "data", lambda file: file.write(text.encode()), lambda _: path.name)
+        if path.is_file() and path.read_bytes() == data:
+            return
+        publish(path.parent, "data", lambda file: file.write(data), lambda _: path.name)
 
 
 def _load(path: Path) -> dict[str, Any]:
