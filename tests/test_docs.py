@@ -144,3 +144,24 @@ def test_the_introspection_page_shows_the_committed_figures(
     text = (ROOT / "benchmarks/results/introspection.json").read_text(encoding="utf-8")
     page = (ROOT / "docs/introspection.md").read_text(encoding="utf-8")
     assert introspection.markdown(json.loads(text)) in page
+
+
+def test_the_committed_introspection_figures_are_what_the_page_expects() -> None:
+    """The column `expected` of the page, read from the measurement itself."""
+    text = (ROOT / "benchmarks/results/introspection.json").read_text(encoding="utf-8")
+    found = json.loads(text)
+    assert found["questions"] == 448 and found["seconds"]["all"] < 15 * 60
+    assert 0.60 <= found["right answers"]["base"]["often"]["value"] <= 0.95
+    measures = found["comparison"]["measures"]
+    assert measures["ECE"]["difference"]["high"] < 0
+    assert measures["Brier score"]["difference"]["high"] < 0
+    assert found["tokens shared by the passes"] >= 0.6
+    findings = found["findings"]
+    entropy = findings["1_emergence"]["entropy"]
+    assert entropy["n_shuffles"] == 200
+    assert max(s["low"] for s in entropy["scores"]) > entropy["best_control_p95"]
+    blocks = findings["5_causal_patching"]["by_block"]
+    inner = [one for layer, one in blocks.items() if layer != max(blocks)]
+    assert max(one["difference"]["low"] for one in inner) > 0
+    apart = findings["4_self_versus_other"]["decoding_r"].values()
+    assert any(min(d["gap"]["low"], d["own"]["low"], d["others"]["low"]) > 0 for d in apart)

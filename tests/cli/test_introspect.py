@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
+from actscope.sources.demo import demo_folder
 
 ASK = ("--num_questions", 44)
 
@@ -113,6 +116,8 @@ def test_what_cannot_be_done_says_so(folders, tmp_path):
         (("collect", *ASK, "--output-dir", folders / "base", "--share-prefix", "off"),
          "share_prefix: stored 'auto', asked for 'off'"),
         (("inspect", "--data-dir", tmp_path), "is no collection"),
+        (("inspect", "--data-dir", folders / "base", "--check-all-types", "--prompt-type", "self"),
+         "give one of the two"),
         (("compare", folders / "base", tmp_path), "is no collection"),
     ):  # fmt: skip
         found = run(*arguments)
@@ -154,3 +159,40 @@ def test_ctrl_c_keeps_finished_units_and_says_how_to_go_on(actscope_process, tmp
     again = actscope_process(*command)
     assert again.returncode == 0 and re.search(r"on disk before\s+6", again.stdout), again.stderr
     assert len(json.loads((tmp_path / "r" / "other_conf" / "metadata.json").read_text())) == 12
+
+
+def test_files_without_a_question_say_so(tmp_path):
+    (tmp_path / "none.jsonl").write_text("\n")
+    found = run(
+        "collect", "--output-dir", tmp_path / "x", "--dataset-path", tmp_path / "none.jsonl"
+    )
+    assert found.exit_code == 2 and "has no question" in found.stderr.replace("\n", " ")
+
+
+def test_the_hint_after_a_collection_of_one_pass_works(tmp_path):
+    made = run(
+        "collect", "--num-questions", 2, "--which-questions", "self", "--layers", 0,
+        "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    [hint] = re.findall(r"next: actscope introspect (.+)", made.stdout)
+    found = run(*hint.split())
+    assert found.exit_code == 0, found.output
+    assert "self_conf" in found.stdout
+
+
+def test_an_analysis_loads_the_model_from_where_it_is_now(folders, tmp_path):
+    """Its adapter was moved after the collection."""
+    checkpoint = tmp_path / "before" / "ckpt"
+    shutil.copytree(demo_folder() / "lora", checkpoint)
+    made = run(
+        "collect", "--model-type", "finetuned", "--lora-checkpoint", checkpoint,
+        "--num-questions", 42, "--layers", "1,4", "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    (tmp_path / "before").rename(tmp_path / "after")
+    checkpoint = tmp_path / "after" / "ckpt"
+    few = ("--shuffles", 2, "--pairs", 2, "--steered", 2)
+    lost = run("analyze", "--data-dir", tmp_path / "run", *few)
+    assert lost.exit_code == 2 and "before" in lost.stderr
+    done = run("analyze", "--data-dir", tmp_path / "run", *few, "--lora-checkpoint", checkpoint)
+    assert done.exit_code == 0, done.output

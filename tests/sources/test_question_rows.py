@@ -1,7 +1,9 @@
 """Questions as other collections write them become questions of our own."""
 
 import json
+import math
 import types
+from datetime import UTC, datetime
 
 import pytest
 
@@ -113,3 +115,18 @@ def test_a_dataset_of_the_hub_is_its_parquet_file(tmp_path, monkeypatch):
     assert "has 2 files" in str(error.value)
     with pytest.raises(SourceError, match="cannot be listed"):
         read_questions("hf:nobody/nothing")
+
+
+def test_a_parquet_file_that_is_none_is_named(tmp_path):
+    path = tmp_path / "q.parquet"
+    path.write_bytes(b"PAR1 and then nothing of the kind")
+    with pytest.raises(SourceError, match="not a readable Parquet file"):
+        read_questions(path)
+
+
+def test_columns_that_json_does_not_have_are_kept_as_text(tmp_path):
+    dated = {**MMLU, "asked": datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "raw": b"ab", "odd": math.nan}
+    [one] = read_questions(write(tmp_path / "q.parquet", dated))
+    assert one.metadata["asked"].startswith("2026-01-02T03:04")
+    assert json.loads(json.dumps(one.metadata, allow_nan=False)) == one.metadata
+    assert one.metadata["odd"] is None

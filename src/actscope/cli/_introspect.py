@@ -40,10 +40,11 @@ def print_budget(out: Console, budget: Budget) -> None:
     ]
     title = f"{counted(budget.questions, 'question')}, {counted(budget.units, 'unit')}"
     out.print(table(title, ["pass", "tokens#", "on disk#"], rows))
-    fits = "fits" if budget.total_bytes <= budget.free_bytes else "DOES NOT FIT"
+    fits = "fits" if budget.to_write <= budget.free_bytes else "DOES NOT FIT"
     pairs: list[tuple[str, object]] = [
         ("units on disk", f"{budget.done} of {budget.units}"),
         ("on disk in all", readable_bytes(budget.total_bytes)),
+        ("still to write", readable_bytes(budget.to_write)),
         ("free", f"{readable_bytes(budget.free_bytes)}: {fits}"),
         ("tokens shared by the passes", f"{budget.shared:.0%}, {_computed(budget)}"),
     ]
@@ -72,7 +73,7 @@ def print_collected(out: Console, done: Collected) -> None:
     ]
     out.print(f"Collected in {done.path}", soft_wrap=True, markup=False, style="bold")
     out.print(figures("", pairs))
-    following = f"actscope introspect inspect --data-dir {done.path}/mcq"
+    following = f"actscope introspect inspect --data-dir {done.path}"
     out.print(f"next: {following}", soft_wrap=True, markup=False)
 
 
@@ -89,10 +90,11 @@ def print_inspection(out: Console, collection: Collection, found: Inspection) ->
             f"{s.norm:.3g}",
             s.non_finite,
             s.empty,
+            s.altered,
         )
         for s in found.layers
     ]
-    columns = ["layer#", "shape", "dtype", "median norm#", "non-finite#", "empty#"]
+    columns = ["layer#", "shape", "dtype", "median norm#", "non-finite#", "empty#", "altered#"]
     out.print(table("Activations (norm: at the answer position)", columns, rows))
     right = found.right_letters
     letters = [
@@ -117,7 +119,9 @@ def _facts(collection: Collection, found: Inspection) -> Iterator[tuple[str, obj
     yield "model", collection.name
     yield "adapter", config["lora_checkpoint"] or "none"
     yield "questions", f"{found.n:,} of {found.n + found.missing:,}"
-    yield "duplicates", len(found.duplicates)
+    yield "duplicates", f"{len(found.duplicates)} ids, {len(found.repeated)} questions"
+    yield "missing values", sum(found.absent.values())
+    yield "values not finite", sum(found.non_finite.values())
     if found.accuracy is not None:
         yield "accuracy", found.accuracy
     if found.stated is not None:
@@ -156,6 +160,8 @@ def print_comparison(out: Console, found: Comparison) -> None:
     ]
     columns = ["pass", "layer#", "mean cosine#", "2.5th percentile#", "debiased CKA#"]
     out.print(table("Activations at the answer position", columns, rows))
+    for caveat in found.caveats:
+        complain(caveat, colour="yellow")
 
 
 def print_analysed(out: Console, found: Analysed) -> None:

@@ -279,6 +279,12 @@ def _pass_names(
     """The passes to show: those named, else that of the folder, else the first."""
     from actscope.studies.introspection.passes import passes_named
 
+    if every and prompt_type is not None:
+        raise BadInputError(
+            "--check-all-types shows every pass",
+            got=f"--prompt-type {prompt_type} beside it",
+            next_step="give one of the two",
+        )
     if every:
         return list(collection.passes)
     if prompt_type is not None:
@@ -315,7 +321,7 @@ def _compare(one: Collection, other: Collection, *, figure: bool, as_json: bool 
     print_comparison(out, found)
     if figure:
         for name, made in comparison_figures(found).items():
-            path = save_png(made, one.path / f"compare_{other.path.name}_{name}.png")
+            path = save_png(made, one.path / f"compare_{other.path.resolve().name}_{name}.png")
             out.print(f"picture: {path}", markup=False)
 
 
@@ -337,12 +343,19 @@ Examples:
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:0, mps.")
-@click.option("--compute-dtype", default="auto", show_default=True, help="Of the model.")
+@click.option(
+    "--base-model",
+    "--model",
+    help="Where the model is now; by default where it was collected from.",
+)
+@click.option("--lora-checkpoint", help="Where its adapter is now.")
+@click.option("--compute-dtype", help="Of the model; by default what it was collected in.")
 def analyze(data_dir: Path, compare_with: Path | None, out: Path | None, **options: Any) -> None:
     """Probes, surface against internal, directions, self against other, patching: one report."""
     from actscope.cli._console import console, error_console
     from actscope.cli._introspect import Steps, print_analysed
     from actscope.cli._models import describe, load
+    from actscope.studies.introspection.analysis_inputs import inputs_of
     from actscope.studies.introspection.analyze import analyze as run
     from actscope.studies.introspection.data import open_collection
     from actscope.studies.introspection.params import AnalysisParams
@@ -350,10 +363,19 @@ def analyze(data_dir: Path, compare_with: Path | None, out: Path | None, **optio
 
     collection = open_collection(data_dir)[0]
     other = open_collection(compare_with)[0] if compare_with is not None else None
-    device, dtype = options.pop("device"), options.pop("compute_dtype")
+    source = source_of_model(collection)
+    device, moved = options.pop("device"), options.pop("base_model")
+    adapter = options.pop("lora_checkpoint") or source.adapter
+    dtype = options.pop("compute_dtype") or source.dtype
     params = AnalysisParams(**options)
-    name, adapter = source_of_model(collection)
-    model = load(name, device=device, dtype=dtype, revision=None, adapter=adapter)
+    inputs_of(collection)  # too little to analyse is said before a model is loaded
+    model = load(
+        moved or source.model,
+        device=device,
+        dtype=dtype,
+        revision=source.revision,
+        adapter=adapter,
+    )
     click.echo(describe(model), err=True)
     with Steps(error_console()) as steps:
         found = run(

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from actscope.core.errors import SourceError
 from actscope.sources._files import existing_file, parse_json, read_text
+from actscope.sources.parquet import parquet_rows
 
 __all__ = ["QUESTION_SHAPES", "rows_of"]
 
@@ -45,11 +46,11 @@ def rows_of(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _values(path: str | Path) -> Iterator[tuple[str, Any]]:
     if str(path).startswith(HUB):
         file = _from_hub(str(path).removeprefix(HUB))
-        yield from ((f"{path}, row {i}", row) for i, row in enumerate(_parquet(file)))
+        yield from ((f"{path}, row {i}", row) for i, row in enumerate(parquet_rows(file)))
         return
     file = existing_file(path)
     if file.suffix.lower() == ".parquet":
-        yield from ((f"{file}, row {i}", row) for i, row in enumerate(_parquet(file)))
+        yield from ((f"{file}, row {i}", row) for i, row in enumerate(parquet_rows(file)))
     elif file.suffix.lower() == ".json":
         whole = parse_json(read_text(file), str(file))
         if not isinstance(whole, list):
@@ -64,18 +65,6 @@ def _values(path: str | Path) -> Iterator[tuple[str, Any]]:
             if line.strip():
                 where = f"{file}, line {number}"
                 yield where, parse_json(line, where)
-
-
-def _parquet(file: Path) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise SourceError(
-            "questions in Parquet need the package pyarrow",
-            next_step="pip install 'actscope[parquet]'",
-        ) from error
-    table: Any = parquet.read_table(file)
-    return cast("list[dict[str, Any]]", table.to_pylist())
 
 
 def _from_hub(name: str) -> Path:

@@ -20,7 +20,7 @@ from actscope.sources._fields import Fields
 from actscope.sources._files import existing_file, refuse_changed, state_of
 from actscope.sources._scan import Scan
 
-__all__ = ["SOURCE", "ParquetSource"]
+__all__ = ["SOURCE", "ParquetSource", "parquet_rows"]
 
 _BATCH = 1024
 _Rows = Iterator[dict[str, Any]]
@@ -98,6 +98,16 @@ class ParquetSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ahead": None}  # an open file stays in its process
+
+
+def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Every row, with values as JSON has them.
+
+    Raises:
+        SourceError: pyarrow is not installed, or the file cannot be read.
+    """
+    groups = range(len(_row_group_sizes(path)))
+    return (_plain(row) for row in _rows(path, groups)) if groups else iter(())
 
 
 def _parquet() -> Any:

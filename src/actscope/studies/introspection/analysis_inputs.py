@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actscope.core.errors import BadInputError
-from actscope.studies.introspection.data import Collection
+from actscope.studies.introspection.data import Collection, PassData, content_of
 from actscope.studies.introspection.passes import PASSES
 from actscope.studies.introspection.surface import NUMERIC, QUESTION_TYPES
 
@@ -27,7 +27,8 @@ class Inputs:
 
     Attributes:
         collection: Where it comes from.
-        groups: ``[n]`` question ids: what cross-validation keeps together.
+        groups: ``[n]`` question ids: what cross-validation keeps together. A question that is
+            there under several ids goes by the first of them.
         layers: Block indices.
         entropy: ``[n]`` of the answer letters, nats.
         correct: ``[n]`` booleans.
@@ -79,7 +80,7 @@ def inputs_of(collection: Collection) -> Inputs:
     surface, names = _surface(mcq.rows)
     return Inputs(
         collection=collection,
-        groups=list(mcq.ids),
+        groups=_groups(mcq),
         layers=collection.layers,
         entropy=mcq.numbers("entropy"),
         correct=mcq.numbers("is_correct").astype(np.bool_),
@@ -89,6 +90,12 @@ def inputs_of(collection: Collection) -> Inputs:
         surface=surface,
         surface_names=names,
     )
+
+
+def _groups(collected: PassData) -> list[str]:
+    first: dict[object, str] = {}
+    pairs = zip(collected.ids, collected.rows, strict=True)
+    return [first.setdefault(content_of(row), name) for name, row in pairs]
 
 
 def _surface(rows: Any) -> tuple[Float64, tuple[str, ...]]:

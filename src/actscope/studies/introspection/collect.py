@@ -79,11 +79,12 @@ def dry_run(model: HFModel, params: CollectParams) -> Budget:
     """
     job = resolve(model, params)
     stored = read_config(params.output_dir)
-    done = 0
+    safe: set[str] = set()
     if stored is not None:
         job = adopt(job)
-        done = len(committed(params.output_dir) & set(job.plan.unit_ids()))
-    return job.budget(_pace(job), done)
+        safe = committed(params.output_dir)
+    missing = [unit for unit in job.plan.units() if unit_id(*unit) not in safe]
+    return job.budget(_pace(job) if missing else None, missing)
 
 
 def collect(model: HFModel, params: CollectParams, progress: Progress | None = None) -> Collected:
@@ -108,8 +109,9 @@ def collect(model: HFModel, params: CollectParams, progress: Progress | None = N
         need = sum(files.bytes for files in job.files().values())
         refuse_bytes(need, free_disk(params.output_dir), params.output_dir)
     job = adopt(job)
+    begun = bool(committed(params.output_dir))
     for files in job.files().values():
-        files.create()
+        files.create(begun=begun)
     work = _Work(job, progress or Silent())
     wanted = params.num_questions
     if wanted is not None and wanted > len(job.questions):
@@ -162,8 +164,7 @@ class _Work:
         except StopRequested:
             _write_metadata(job)
             raise CaptureInterrupted(folder, done + self.captured, total) from None
-        if missing or not (folder / job.passes[-1].folder / "metadata.json").is_file():
-            _write_metadata(job)
+        _write_metadata(job)  # a kill may have left what Ctrl-C wrote before the last units
 
     def _unit(self, start: int, stop: int, session: CaptureSession, stopping: GracefulStop) -> None:
         """Forward passes, activations to their places, then the record that makes them count."""

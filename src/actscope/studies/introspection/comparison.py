@@ -67,6 +67,7 @@ class Comparison:
         measures: Figures, in the order shown.
         reliability: Of both, where both passes are there.
         likeness: By pass.
+        caveats: In words, what else than the model differs between the two.
     """
 
     names: tuple[str, str]
@@ -74,6 +75,7 @@ class Comparison:
     measures: tuple[Measured, ...]
     reliability: tuple[Reliability, Reliability] | None
     likeness: tuple[LayerLikeness, ...]
+    caveats: tuple[str, ...] = ()
 
     def measure(self, name: str) -> Measured:
         """One of the figures.
@@ -91,6 +93,7 @@ class Comparison:
         return {
             "names": list(self.names),
             "n": self.n,
+            "caveats": list(self.caveats),
             "measures": {
                 m.name: {
                     "one": m.one.to_json(),
@@ -136,6 +139,7 @@ def compare(one: Collection, other: Collection) -> Comparison:
         measures=tuple(_measures(a, b, n)),
         reliability=_reliability(a, b),
         likeness=tuple(_likeness(a, b, name, layers) for name in shared if len(width) == 1),
+        caveats=tuple(_caveats(one, other)),
     )
 
 
@@ -154,8 +158,30 @@ class _Side:
 
 
 def _names(one: Collection, other: Collection) -> tuple[str, str]:
-    names = one.name, other.name
-    return names if names[0] != names[1] else (one.path.name, other.path.name)
+    for a, b in (
+        (one.name, other.name),
+        (one.path.name, other.path.name),
+        (str(one.path), str(other.path)),
+    ):
+        if a != b:
+            return a, b
+    return str(one.path), f"{other.path} again"
+
+
+def _caveats(one: Collection, other: Collection) -> list[str]:
+    """The same questions may have been put in other words, or answered in another way."""
+    specs = one.config["spec"], other.config["spec"]
+    a, b = (spec["templates"] for spec in specs)
+    texts = sorted(name for name in {*a, *b} if a.get(name) != b.get(name))
+    found: list[str] = []
+    if texts:
+        found.append(f"The templates differ ({', '.join(texts)}): so do the prompts, not only the "
+                     "models")  # fmt: skip
+    if specs[0]["chat"] != specs[1]["chat"]:
+        found.append("A chat template was used for one of the two alone")
+    if specs[0]["generate"] != specs[1]["generate"]:
+        found.append("Answers were taken in another way: sampled, or the most probable letter")
+    return found
 
 
 def _refuse_other_questions(

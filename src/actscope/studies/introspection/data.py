@@ -14,14 +14,29 @@ import numpy.typing as npt
 
 from actscope.core.arrays import Array
 from actscope.core.errors import BadInputError, DamagedRunError
-from actscope.core.spec import UnitPlan
+from actscope.core.spec import UnitPlan, unit_id
 from actscope.studies.introspection.layer_files import LayerFiles
 from actscope.studies.introspection.passes import PASSES, Pass
 from actscope.studies.introspection.record import committed, read_config, unit_record
 
-__all__ = ["Collection", "PassData", "open_collection", "paired"]
+__all__ = ["Collection", "PassData", "UnitSums", "content_of", "open_collection", "paired"]
 
 Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class UnitSums:
+    """What the bytes of one unit were when they were written.
+
+    Attributes:
+        start: Place of its first question in the layer files.
+        stop: One past the last.
+        sums: By the pass's folder and the layer: ``mcq/03``.
+    """
+
+    start: int
+    stop: int
+    sums: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -32,11 +47,13 @@ class PassData:
         which: The pass.
         rows: One a question, in order.
         files: Its activations.
+        units: Checksums of its units; empty where a copy left the records behind.
     """
 
     which: Pass
     rows: Sequence[Mapping[str, Any]]
     files: LayerFiles
+    units: Sequence[UnitSums] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,7 +126,9 @@ def open_collection(path: str | Path) -> tuple[Collection, Pass | None]:
     folder, chosen = Path(path), None
     if read_config(folder) is None:
         chosen = next((p for p in PASSES if p.folder == folder.resolve().name), None)
-        folder = folder.parent if chosen else folder
+        # A path such as `.` has no parent in its text.
+        outside = folder.parent if folder.name == folder.resolve().name else folder.resolve().parent
+        folder = outside if chosen else folder
     config = read_config(folder)
     if config is None:
         inside = sorted(p.name for p in Path(path).iterdir()) if Path(path).is_dir() else []
@@ -121,10 +140,10 @@ def open_collection(path: str | Path) -> tuple[Collection, Pass | None]:
             next_step="actscope introspect collect --output-dir DIR makes one",
         )
     plan = UnitPlan.from_json(config["plan"])
-    rows = _rows(folder, plan)
+    rows, units = _rows(folder, plan)
     named = {p for p in PASSES if p.word in config["which_questions"]}
     passes = {
-        p.name: PassData(p, rows.get(p.folder, []), _files(folder, config, p, plan))
+        p.name: PassData(p, rows.get(p.folder, []), _files(folder, config, p, plan), units)
         for p in PASSES
         if p in named
     }
@@ -137,22 +156,29 @@ def _files(folder: Path, config: Mapping[str, Any], which: Pass, plan: UnitPlan)
     return LayerFiles(folder / which.folder, tuple(config["layers"]), shape, config["dtype"])
 
 
-def _rows(folder: Path, plan: UnitPlan) -> dict[str, list[Mapping[str, Any]]]:
+def _rows(
+    folder: Path, plan: UnitPlan
+) -> tuple[dict[str, list[Mapping[str, Any]]], list[UnitSums]]:
     """Of the units' records; of ``metadata.json`` where these were left behind by a copy."""
     rows: dict[str, list[Mapping[str, Any]]] = {}
+    units: list[UnitSums] = []
     safe = committed(folder)
     if not safe:
         for which in PASSES:
             path = folder / which.folder / "metadata.json"
             if path.is_file():
                 rows[which.folder] = _load_rows(path)
-        return rows
-    for unit in plan.unit_ids():
+        return rows, units
+    for start, stop in plan.units():
+        unit = unit_id(start, stop)
         if unit not in safe:
             break  # a row's place is its place in the layer files
-        for name, found in unit_record(folder, unit)["rows"].items():
+        record = unit_record(folder, unit)
+        for name, found in record["rows"].items():
             rows.setdefault(name, []).extend(found)
-    return rows
+        place = start - plan.start
+        units.append(UnitSums(place, place + stop - start, record.get("checksums", {})))
+    return rows, units
 
 
 def _load_rows(path: Path) -> list[Mapping[str, Any]]:
@@ -163,6 +189,13 @@ def _load_rows(path: Path) -> list[Mapping[str, Any]]:
     if not isinstance(found, list):
         raise DamagedRunError(f"{path} is no list of rows", got=type(found).__name__)
     return found
+
+
+def content_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes two rows one question under two ids: its words and its answers."""
+    answers = dict(row.get("options") or {}).values()
+    told = [str(row.get("question_text")), *sorted(map(str, answers))]
+    return tuple(" ".join(text.split()).casefold() for text in told)
 
 
 def paired(one: PassData, other: PassData) -> tuple[list[int], list[int]]:

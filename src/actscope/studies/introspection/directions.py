@@ -95,7 +95,9 @@ def confidence_directions(
     for layer in inputs.layers:
         step(f"steering after block {layer}")
         both_ways[layer] = {dose: effect(layer, dose) for dose in (-1.0, 1.0)}
-    best = max(inputs.layers, key=lambda a: _swing(both_ways[a]))
+    # What is added after the last block is unembedded at once: nothing is left to act on.
+    inner = [a for a in inputs.layers if a != replay.model.n_layers - 1] or list(inputs.layers)
+    best = max(inner, key=lambda a: _swing(both_ways[a]))
     step(f"doses after block {best}")
     doses = {d: both_ways[best].get(d) or effect(best, d) for d in DOSES}
     sizes = {a: float(np.linalg.norm(means[a])) for a in inputs.layers}
@@ -153,7 +155,7 @@ def _title(best: int, doses: Mapping[float, Steered]) -> str:
     up, down = doses[1.0].effect.value, doses[-1.0].effect.value
     if _works(doses[1.0]) and _works(doses[-1.0]) and up > 0 > down:
         return (
-            f"One direction after block {best} sets stated confidence: adding it changes it by "
+            f"One direction after block {best} moves stated confidence: adding it changes it by "
             f"{up:+.0f} points, subtracting it by {down:+.0f}"
         )
     return (
@@ -174,8 +176,8 @@ def _paragraph(
         f"of those, at the distance between the two means, it moves expected confidence from "
         f"{before.mean():.1f} % by {doses[1.0].effect} points; subtracted, by "
         f"{doses[-1.0].effect}. Random directions of the same length: {doses[1.0].control} and "
-        f"{doses[-1.0].control} (mean of {RANDOM}). Block {best} is where the two differ most, "
-        "chosen on the same questions."
+        f"{doses[-1.0].control} (mean of {RANDOM}). Block {best} is where the two differ most "
+        "before the last block, chosen on the same questions."
     )
 
 

@@ -47,8 +47,8 @@ def probe_emergence(inputs: Inputs, params: AnalysisParams, step: Callable[[str]
     emerges = {name: _emergence(curve) for name, curve in curves.items()}
     return Finding(
         name="1_emergence",
-        title=_title(entropy, emerges),
-        paragraph=_paragraph(inputs, entropy, correct, sure, emerges, lags),
+        title=_title(entropy, correct, sure),
+        paragraph=f"{_probed(len(inputs), entropy, correct, sure)} {_lagged(lags)}",
         pictures=_pictures(entropy, correct, sure, answer, confidence, stating),
         tables=(_table(curves, emerges),),
         numbers=rounded(
@@ -60,7 +60,9 @@ def probe_emergence(inputs: Inputs, params: AnalysisParams, step: Callable[[str]
                 "confidence_before_asked": confidence.to_json(),
                 "confidence_when_stated": stating.to_json(),
                 "emerges_after_block": emerges,
-                "lag_in_blocks": {name: one.to_json() for name, one in lags.items()},
+                "lag_in_blocks": {
+                    name: None if one is None else one.to_json() for name, one in lags.items()
+                },
             }
         ),
     )
@@ -81,8 +83,13 @@ def half_depth(layers: tuple[int, ...], values: npt.ArrayLike) -> float:
     return float(start + (layers[place] - start) * (half - before) / (curve[place] - before))
 
 
-def lag(first: RidgeCurve, second: RidgeCurve) -> Estimate:
-    """By how many blocks the second curve's half depth lies behind the first's."""
+def lag(first: RidgeCurve, second: RidgeCurve) -> Estimate | None:
+    """By how many blocks the second curve's half depth lies behind the first's.
+
+    None where a curve does not exceed its control: half of nothing has no depth.
+    """
+    if not (first.best_is_above_control and second.best_is_above_control):
+        return None
     depths = [[half_depth(c.layers, draw) for draw in c.draws] for c in (first, second)]
     drawn = np.array(depths[1]) - np.array(depths[0])
     low, high = np.nanquantile(drawn, [0.025, 0.975]).tolist()
@@ -95,29 +102,26 @@ def _emergence(curve: RidgeCurve | ProbeCurve) -> int | None:
     return above_from(curve.layers, _values(curve), curve.best_control_p95)
 
 
-def _where(block: int | None) -> str:
-    return "nowhere" if block is None else f"from block {block} on"
+def _where(curve: RidgeCurve | ProbeCurve) -> str:
+    emerges = _emergence(curve)
+    if emerges is not None:
+        return f"from block {emerges} on"
+    pairs = zip(curve.layers, _values(curve), strict=True)
+    above = [str(layer) for layer, value in pairs if value > curve.best_control_p95]
+    return f"after block {', '.join(above)} alone" if above else "nowhere above its control"
 
 
-def _title(entropy: RidgeCurve, emerges: dict[str, int | None]) -> str:
+def _title(entropy: RidgeCurve, correct: ProbeCurve, sure: ProbeCurve) -> str:
     return (
-        f"Entropy can be read {_where(emerges['entropy'])} (R² up to {entropy.best.r2:.2f}), "
-        f"correctness {_where(emerges['correctness'])}, stated confidence "
-        f"{_where(emerges['confidence'])}"
+        f"Entropy can be read {_where(entropy)} (R² up to {entropy.best.r2:.2f}), "
+        f"correctness {_where(correct)}, stated confidence {_where(sure)}"
     )
 
 
-def _paragraph(
-    inputs: Inputs,
-    entropy: RidgeCurve,
-    correct: ProbeCurve,
-    sure: ProbeCurve,
-    emerges: dict[str, int | None],
-    lags: dict[str, Estimate],
-) -> str:
+def _probed(n: int, entropy: RidgeCurve, correct: ProbeCurve, sure: ProbeCurve) -> str:
     e, c, s = entropy.best, correct.best, sure.best
-    lines = [
-        f"n = {len(inputs)} questions, {entropy.n_folds} folds by question, activations at the "
+    return (
+        f"n = {n} questions, {entropy.n_folds} folds by question, activations at the "
         f"answer position. Entropy of the answer letters (ridge): R² {e.r2:.3f} "
         f"({e.low:.3f} to {e.high:.3f}) after block {entropy.best_layer}; shuffled targets reach "
         f"{entropy.best_control_p95:.3f} at their best block. Correctness (logistic): AUROC "
@@ -127,8 +131,18 @@ def _paragraph(
         f"control {sure.best_control_p95:.3f}. Controls are 95th percentiles of "
         f"{entropy.n_shuffles} refits; the chosen block is compared with the best block of each "
         "refit."
-    ]
+    )
+
+
+def _lagged(lags: dict[str, Estimate | None]) -> str:
+    lines: list[str] = []
     for name, found in lags.items():
+        if found is None:
+            lines.append(
+                f"Read {name}, confidence cannot be placed before or after the answer’s letters: "
+                "one of the two is read no better than shuffled targets."
+            )
+            continue
         verb = "lags behind" if found.low > 0 else "is ahead of" if found.high < 0 else ""
         said = verb or "neither lags behind nor leads"
         lines.append(
@@ -136,6 +150,8 @@ def _paragraph(
             f"maximum {abs(found.value):.2f} blocks {'later' if found.value >= 0 else 'earlier'} "
             f"(later by {found.low:+.2f} to {found.high:+.2f})."
         )
+    if any(lags.values()):
+        lines.append("Between blocks curves are taken as straight, from nothing before block 0.")
     return " ".join(lines)
 
 

@@ -13,6 +13,7 @@ from actscope.plots.bars import Bars, bars_figure
 from actscope.plots.reliability import reliability_figure
 from actscope.plots.series import Series, series_figure
 from actscope.plots.style import to_png
+from actscope.studies.introspection.inspection import known_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +31,10 @@ def inspection_figure(found: Inspection, collected: PassData) -> Figure:
     if found.right_letters:
         shares["right"] = [found.right_letters[x] for x in _letters(found)]
     panels = [Bars(_letters(found), shares, "share of questions", "letter")]
-    entropy = collected.numbers("entropy")
+    entropy = known_numbers(collected.rows, "entropy")
     panels.append(_histogram(entropy, 8, found.most, "entropy (nats), from"))
     if found.confidence:
-        stated = collected.numbers(collected.which.name)
+        stated = known_numbers(collected.rows, collected.which.name)
         panels.append(_histogram(stated, 10, 100.0, "expected confidence (%), from"))
     return bars_figure(panels)
 

@@ -58,11 +58,12 @@ class Budget:
     Attributes:
         questions: In the range.
         tokens: Through the model, by pass.
-        bytes: On disk, by pass.
+        bytes: On disk when it is whole, by pass.
+        to_write: Bytes of what is missing.
         shared: Share of the tokens of all passes that belongs to what they have in common.
         not_shared: Why that is computed for every pass; empty where it is computed once.
         free_bytes: Free disk.
-        seconds: Time of the model, from a timed batch; None where there is nothing to do.
+        seconds: Time of the model for what is missing, from a timed batch; None where nothing is.
         units: Units of work, and how many of them are on disk.
         done: How many of them are on disk.
     """
@@ -70,6 +71,7 @@ class Budget:
     questions: int
     tokens: Mapping[str, int]
     bytes: Mapping[str, int]
+    to_write: int
     shared: float
     not_shared: str
     free_bytes: int
@@ -160,8 +162,13 @@ class Job:
         width = len(self.passes)
         return [range(i, i + width) for i in range(0, prompts, width)]
 
-    def budget(self, seconds_per_token: float | None, done: int) -> Budget:
-        """The figures."""
+    def budget(self, seconds_per_token: float | None, missing: Sequence[tuple[int, int]]) -> Budget:
+        """The figures.
+
+        Args:
+            seconds_per_token: As timed; None where nothing is missing.
+            missing: Bounds of the units that are not on disk.
+        """
         tokens = {p.folder: 0 for p in self.passes}
         for asked in self.asked:
             tokens[asked.which.folder] += len(asked.row)
@@ -169,16 +176,21 @@ class Job:
         width = len(self.passes)
         groups = [[self.asked[i] for i in places] for places in self.groups(len(self.asked))]
         shared = sum(width * _shared(group) for group in groups)
+        left = sum(len(asked.row) for unit in missing for asked in self.of_unit(*unit))
+        size = {name: files.bytes for name, files in self.files().items()}
+        questions = sum(stop - start for start, stop in missing)
+        units = len(self.plan.units())
         return Budget(
             questions=len(self.questions),
             tokens=tokens,
-            bytes={name: files.bytes for name, files in self.files().items()},
+            bytes=size,
+            to_write=sum(size.values()) * questions // max(len(self.questions), 1),
             shared=shared / max(whole, 1),
             not_shared=self.not_shared,
             free_bytes=free_local_disk(self.params.output_dir),
-            seconds=None if seconds_per_token is None else seconds_per_token * whole,
-            units=len(self.plan.units()),
-            done=done,
+            seconds=None if seconds_per_token is None else seconds_per_token * left,
+            units=units,
+            done=units - len(missing),
         )
 
 
@@ -208,7 +220,10 @@ def questions_of(dataset: str) -> list[Question]:
                 expected=", ".join(f"demo:mcq/{k}" for k in known),
             )
         return read_questions(demo_folder() / "mcq" / f"{name}.jsonl")
-    return read_questions(dataset.removeprefix("mcq:"))
+    found = read_questions(dataset.removeprefix("mcq:"))
+    if not found:
+        raise SourceError(f"{dataset} has no question", next_step="give a file with some")
+    return found
 
 
 def resolve(model: HFModel, params: CollectParams) -> Job:

@@ -49,11 +49,16 @@ class LayerFiles:
         """Of all files, headers left aside."""
         return len(self.layers) * int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
-    def create(self) -> None:
+    def create(self, *, begun: bool = False) -> None:
         """Make what is missing, at its full size.
 
+        Args:
+            begun: Whether units are on record. A file that is missing then held their rows, and an
+                empty one in its place would read as zeros.
+
         Raises:
-            DamagedRunError: a file is there with another shape.
+            DamagedRunError: a file is there with another shape, or is missing from a collection
+                that has begun.
         """
         make_folder(self.folder)
         for layer in self.layers:
@@ -61,6 +66,8 @@ class LayerFiles:
             if path.exists():
                 self._check(path)
                 continue
+            if begun:
+                raise _missing(path)
             draft = path.with_name(f"{TEMP_PREFIX}{path.name}-{os.getpid()}")
             with disk_errors(f"making {path.name}", path):
                 made = np.lib.format.open_memmap(
@@ -103,7 +110,7 @@ class LayerFiles:
         """
         path = self.folder / layer_file_name(layer)
         if not path.is_file():
-            raise DamagedRunError(f"{path} is missing", next_step="collect again")
+            raise _missing(path)
         self._check(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
@@ -118,6 +125,14 @@ class LayerFiles:
                 got=f"{found.dtype} {list(found.shape)}",
                 expected=f"{self.dtype} {list(self.shape)}",
             )
+
+
+def _missing(path: Path) -> DamagedRunError:
+    return DamagedRunError(
+        f"{path} is missing",
+        expected="the rows of every unit on record",
+        next_step=f"put it back, or delete {path.parent.parent} and collect again",
+    )
 
 
 def left_padded(

@@ -13,7 +13,7 @@ import numpy as np
 from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
 from actscope.core.errors import BadInputError, OutputFolderError, RunMismatchError
 from actscope.core.spec import UnitPlan, spec_differences, unit_id
-from actscope.stores import disk_errors, make_folder, put_if_absent
+from actscope.stores import checksum, disk_errors, make_folder, put_if_absent
 from actscope.studies.introspection.data import Collection, PassData, open_collection
 from actscope.studies.introspection.layer_files import LayerFiles
 from actscope.studies.introspection.record import CONFIG, UNITS, write_json
@@ -103,16 +103,23 @@ def _write(
     refuse_bytes(sum(f.bytes for f in files.values()), free_disk(out), out)
     make_folder(out / UNITS)
     rows: dict[str, list[dict[str, Any]]] = {}
+    sums: dict[str, str] = {}
     for name, target in files.items():
+        folder = target.folder.name
         target.create()
         for layer in target.layers:
             _copy(parts, name, layer, target)
-        folder = target.folder.name
+            sums[f"{folder}/{layer:02d}"] = checksum(target.read(layer))
         rows[folder] = [r for part in parts for r in _moved(part[name], target.shape[1])]
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     with disk_errors(f"writing {CONFIG}", out):
         put_if_absent(out / CONFIG, "run", text.encode())
-    record = {"unit": unit_id(*bounds), "fingerprint": config["fingerprint"], "rows": rows}
+    record: dict[str, Any] = {
+        "unit": unit_id(*bounds),
+        "fingerprint": config["fingerprint"],
+        "rows": rows,
+        "checksums": sums,
+    }
     write_json(out / UNITS / f"{record['unit']}.json", record)
     for folder, found in rows.items():
         write_json(out / folder / "metadata.json", found)

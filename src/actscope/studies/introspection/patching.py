@@ -19,7 +19,7 @@ from actscope.plots.report import Picture, Table
 from actscope.plots.series import Series, series_figure
 from actscope.studies.introspection.analysis_inputs import Inputs
 from actscope.studies.introspection.directions import high_and_low
-from actscope.studies.introspection.finding import Finding, rounded
+from actscope.studies.introspection.finding import Finding, above_from, rounded
 from actscope.studies.introspection.params import AnalysisParams
 from actscope.studies.introspection.passes import MIDPOINTS
 from actscope.studies.introspection.replay import Replay, renamed
@@ -30,6 +30,10 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 OWN = "self_confidence"
+_BY_CONSTRUCTION = (
+    " After the last block the patch replaces what is unembedded, so all of the distance is "
+    "covered there by construction."
+)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ def causal_patching(
         found[layer] = _measured(before, after, control, wanted, toward)
     return Finding(
         name="5_causal_patching",
-        title=_title(found),
-        paragraph=_paragraph(n, before, found),
+        title=_title(found, replay.model.n_layers - 1),
+        paragraph=_paragraph(n, before, found, replay.model.n_layers - 1),
         pictures=_pictures(found),
         tables=(_table(found),),
         numbers=rounded(
@@ -176,20 +180,32 @@ def _measured(
     )
 
 
-def _title(found: Mapping[int, Patched]) -> str:
-    clear = [layer for layer, one in found.items() if one.difference.low > 0]
+def _title(found: Mapping[int, Patched], last: int) -> str:
+    """What blocks before the last show: after that one all is covered by construction."""
+    inner = [layer for layer in found if layer != last]
+    if not inner:
+        return "Patched after the last block alone, where all of the distance is covered anyway"
+    clear = [layer for layer in inner if found[layer].difference.low > 0]
     if not clear:
-        return "No patch at the answer position moves stated confidence more than a random one"
-    most = next((a for a in clear if found[a].restored.value >= 0.5), None)
-    half = f", and more than half of the way from block {most} on" if most is not None else ""
+        return (
+            "No patch at the answer position before the last block moves stated confidence "
+            "clearly further than a random question’s"
+        )
+    blocks = tuple(inner)
+    start = above_from(blocks, [found[a].difference.low for a in inner], 0.0)
+    half = above_from(blocks, [found[a].restored.value for a in inner], 0.5)
+    named = (
+        f"after block {', '.join(map(str, clear))}" if start is None else f"from block {start} on"
+    )
+    far = f", and more than half of the way from block {half} on" if half is not None else ""
     return (
-        f"Residuals at the answer position carry confidence: from block {clear[0]} on patches move "
-        f"it further than a random question’s{half}"
+        f"Residuals at the answer position carry confidence: {named} patches move it further than "
+        f"a random question’s{far}"
     )
 
 
-def _paragraph(n: int, before: _Answers, found: Mapping[int, Patched]) -> str:
-    inner = list(found)[:-1] or list(found)  # after the last block all is covered by construction
+def _paragraph(n: int, before: _Answers, found: Mapping[int, Patched], last: int) -> str:
+    inner = [layer for layer in found if layer != last] or list(found)
     best = max(inner, key=lambda a: found[a].difference.value)
     one = found[best]
     return (
@@ -201,9 +217,8 @@ def _paragraph(n: int, before: _Answers, found: Mapping[int, Patched]) -> str:
         f"residual {one.control}; the difference is {one.difference}. High into low changes "
         f"confidence by {one.raised} points, low into high by {one.lowered}. The log odds of the "
         f"letters E to H against A to D move by {one.contrast} towards the source, by "
-        f"{one.control_contrast} with the control. After the last block the patch replaces what is "
-        "unembedded, so all of the distance is covered there by construction."
-    )
+        f"{one.control_contrast} with the control."
+    ) + (_BY_CONSTRUCTION if last in found else "")
 
 
 def _pictures(found: Mapping[int, Patched]) -> tuple[Picture, ...]:

@@ -18,6 +18,11 @@ __all__ = ["CONFIG", "UNITS", "adopt", "committed", "read_config", "unit_record"
 
 CONFIG = "run_config.json"
 UNITS = "units"
+_NEEDED = (
+    "model_type", "base_model", "model_source", "lora_checkpoint", "lora_source", "dataset_path",
+    "num_questions", "which_questions", "dtype", "layers", "d_model", "seq_len", "fingerprint",
+    "spec", "plan", "templates", "environment", "created",
+)  # fmt: skip
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -34,6 +39,9 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         raise DamagedRunError(
             f"{path} is of another format", got=str(found.get("format"))[:60], expected=FORMAT
         )
+    absent = [name for name in _NEEDED if name not in found]
+    if absent:
+        raise DamagedRunError(f"{path} is not whole", got=f"no {', '.join(absent)}")
     return found
 
 
@@ -89,14 +97,20 @@ def unit_record(folder: Path, unit: str) -> dict[str, Any]:
     Raises:
         DamagedRunError: it cannot be read.
     """
-    return _load(folder / UNITS / f"{unit}.json")
+    path = folder / UNITS / f"{unit}.json"
+    found = _load(path)
+    if not isinstance(found.get("rows"), dict):
+        raise DamagedRunError(f"{path} is not whole", got="no rows")
+    return found
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a file that appears whole or not at all, in the place of an older one."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    """Write a file that appears whole or not at all, in the place of one that says otherwise."""
+    data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
     with disk_errors(f"writing {path.name}", path):
-        publish(path.parent, "data", lambda file: file.write(text.encode()), lambda _: path.name)
+        if path.is_file() and path.read_bytes() == data:
+            return
+        publish(path.parent, "data", lambda file: file.write(data), lambda _: path.name)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -141,7 +155,7 @@ def _config(job: Job) -> Mapping[str, Any]:
         "base_model": identity.name,
         "model_source": _source(job),
         "lora_checkpoint": identity.adapter,
-        "lora_source": adapter.source if adapter else None,
+        "lora_source": str(Path(adapter.source).absolute()) if adapter else None,
         "dataset_path": params.dataset,
         "num_questions": len(job.questions),
         "offset": params.offset,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from actscope.backends.hf import HFModel
     from actscope.core.activations import ActivationBatch, TokenRow
 
-__all__ = ["Replay", "renamed", "source_of_model"]
+__all__ = ["ModelSource", "Replay", "renamed", "source_of_model"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -34,11 +34,33 @@ _AGREE = 0.5
 """Percentage points by which a figure may differ from the stored one: batches round differently."""
 
 
-def source_of_model(collection: Collection) -> tuple[str, str | None]:
-    """The name or folder that a collection's model was loaded from, and its adapter's."""
-    config = collection.config
+@dataclass(frozen=True)
+class ModelSource:
+    """What loads a collection's model again.
+
+    Attributes:
+        model: Hub id, folder or ``demo``.
+        adapter: Of a finetuned model.
+        revision: Commit of the hub; None for what has none.
+        dtype: Compute dtype.
+    """
+
+    model: str
+    adapter: str | None
+    revision: str | None
+    dtype: str
+
+
+def source_of_model(collection: Collection) -> ModelSource:
+    """Where a collection's model was loaded from, and how."""
+    config, identity = collection.config, collection.config["spec"]["model"]
     bundled = str(config["lora_checkpoint"] or "").startswith(f"{ADAPTER}@")
-    return config["model_source"], ADAPTER if bundled else config["lora_source"]
+    return ModelSource(
+        model=config["model_source"],
+        adapter=ADAPTER if bundled else config["lora_source"],
+        revision=None if identity["revision"].startswith("values:") else identity["revision"],
+        dtype=identity["dtype"],
+    )
 
 
 @dataclass(frozen=True)

@@ -62,16 +62,29 @@ def write_page(
     report = Report(
         title=f"What stands behind the stated confidence of “{collection.name}”",
         lead=(
-            f"{config['num_questions']} questions of {config['dataset_path']}, each asked three "
-            "ways: for its answer, for the model’s own confidence, and for others’ confidence. "
-            "Letters are read from the logits; activations are the residual stream after every "
-            "block at the answer position. Intervals hold 95 % and come from redrawing questions."
+            f"{len(collection['mcq']):,} questions of {config['dataset_path']}{_rest(collection)}, "
+            "each asked three ways: for its answer, for the model’s own confidence, and for "
+            "others’ confidence. Letters are read from the logits; activations are the residual "
+            f"stream after {_blocks(collection)} at the answer position. Intervals hold 95 % and "
+            "come from redrawing questions."
         ),
         facts=_facts(collection),
         sections=sections,
         provenance=_provenance(collection),
     )
     return write_report(report, path)
+
+
+def _rest(collection: Collection) -> str:
+    if not collection.missing:
+        return ""
+    return f" ({collection.missing:,} more of its range are not collected yet)"
+
+
+def _blocks(collection: Collection) -> str:
+    if len(collection.layers) == collection.config["spec"]["model"]["n_layers"]:
+        return "every block"
+    return f"block {', '.join(map(str, collection.layers))}"
 
 
 def comparison_section(found: Comparison) -> Section:
@@ -82,7 +95,8 @@ def comparison_section(found: Comparison) -> Section:
     pictures = [Picture(fig, f"{name} of {one} and {other}.", name.capitalize())
                 for name, fig in comparison_figures(found).items()]  # fmt: skip
     table = Table(["figure", one, other, f"{other} minus {one}"], rows, caption)
-    return Section(_compared(found), pictures, _likeness(found), [table])
+    said = " ".join([_likeness(found), *(f"{one}." for one in found.caveats)])
+    return Section(_compared(found), pictures, said, [table])
 
 
 def _compared(found: Comparison) -> str:
@@ -90,14 +104,19 @@ def _compared(found: Comparison) -> str:
     if "ECE" not in by_name:
         return f"{found.names[0]} and {found.names[1]} on {found.n} questions"
     ece = by_name["ECE"]
-    way = "lower" if ece.difference.high < 0 else "higher" if ece.difference.low > 0 else "no other"
-    return (
-        f"{found.names[1]} has {way} calibration error than {found.names[0]}: "
-        f"{ece.other.value:.3f} against {ece.one.value:.3f}"
-    )
+    figures = f"{ece.other.value:.3f} against {ece.one.value:.3f}"
+    if not ece.difference.excludes_zero:
+        return (
+            f"The calibration errors of {found.names[1]} and {found.names[0]} cannot be told "
+            f"apart: {figures}"
+        )
+    way = "lower" if ece.difference.high < 0 else "higher"
+    return f"{found.names[1]} has {way} calibration error than {found.names[0]}: {figures}"
 
 
 def _likeness(found: Comparison) -> str:
+    if not found.likeness:
+        return "The two models have other widths: their activations are not compared."
     parts = [
         f"{one.folder}: cosine {min(one.cosine):.3f} to {max(one.cosine):.3f}, debiased CKA "
         f"{min(one.cka):.3f} to {max(one.cka):.3f} over blocks"

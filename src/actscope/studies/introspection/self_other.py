@@ -146,15 +146,20 @@ def _correlation(x: Float64, y: Float64) -> float:
 
 
 def _title(decoding: Mapping[int, Decoding], stated: Estimate) -> str:
-    apart = [layer for layer, found in decoding.items() if found.gap.low > 0]
+    apart = [
+        layer
+        for layer, found in decoding.items()
+        if min(found.gap.low, found.own.low, found.others.low) > 0  # what is not read has no kind
+    ]
     if not apart:
         return (
-            "Self and other confidence are not told apart: each probe reads the other as well "
+            "No block where both are read clearly tells self and other confidence apart "
             f"(the stated ones correlate with r {stated.value:.2f})"
         )
     most = max(apart, key=lambda layer: decoding[layer].gap.value)
     found = decoding[most]
-    where = "every block" if len(apart) == len(decoding) else f"blocks {_listed(apart)}"
+    named = f"block{'s' if len(apart) > 1 else ''} {_listed(apart)}"
+    where = "every block" if len(apart) == len(decoding) else named
     return (
         f"Self and other confidence are told apart after {where}: most after block {most}, where "
         f"their own probes read them with r {found.own.value:.2f} and {found.others.value:.2f}, "

@@ -30,7 +30,8 @@ class Gain:
 
     Attributes:
         r2: Held-out R² by kind of features.
-        partial: What activations add to the surface: R² of both minus R² of the surface.
+        partial: What activations add to the surface: R² of both minus R² of the surface, which
+            counts as 0 where it is less, since that much is had without any feature.
     """
 
     r2: Mapping[str, Estimate]
@@ -91,18 +92,19 @@ def gain(
 
     return Gain(
         {kind: bootstrap(lambda r, k=kind: score(k, r), n) for kind in _KINDS},
-        bootstrap(lambda r: score("both", r) - score("surface", r), n),
+        bootstrap(lambda r: score("both", r) - max(score("surface", r), 0.0), n),
     )
 
 
 def _title(found: Mapping[str, Gain]) -> str:
     more = [name for name, one in found.items() if one.partial.low > 0]
     none = [name for name in found if name not in more]
-    said = f"Activations add to what the surface says about {', '.join(more)}" if more else ""
-    if none:
-        said += f"{', but not' if more else 'Activations add nothing to the surface'} about "
-        said += ", ".join(none)
-    return said
+    if not found:
+        return "No target varies, so nothing can be explained by surface or activations"
+    if not more:
+        return f"No clear gain of activations over the surface for {', '.join(none)}"
+    said = f"Activations add to what the surface says about {', '.join(more)}"
+    return f"{said}; no clear gain for {', '.join(none)}" if none else said
 
 
 def _paragraph(inputs: Inputs, found: Mapping[str, Gain]) -> str:
@@ -114,7 +116,8 @@ def _paragraph(inputs: Inputs, found: Mapping[str, Gain]) -> str:
     return (
         f"Held-out R² of ridge regressions, n = {len(inputs)} questions. "
         + "; ".join(parts)
-        + f". Surface: {', '.join(inputs.surface_names)}. Activations are those at the answer "
+        + f". A surface that misleads counts as 0 in the gain. Surface: "
+        f"{', '.join(inputs.surface_names)}. Activations are those at the answer "
         "position after the block that each training fold itself prefers; correctness is regressed "
         "as 0 and 1."
     )
@@ -126,7 +129,7 @@ def _picture(found: Mapping[str, Gain]) -> Picture:
 
     bars = Bars(list(found), of("value"), "R² on held-out questions", "", of("low"), of("high"))
     gains = [one.partial for one in found.values()]
-    label = "both minus surface"
+    label = "both minus surface, if above 0"
     partial = Bars(
         list(found), {label: [g.value for g in gains]}, "partial gain in R²", "",
         {label: [g.low for g in gains]}, {label: [g.high for g in gains]},
