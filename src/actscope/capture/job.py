@@ -19,6 +19,7 @@ from actscope.capture.prepare import Prepared, prompt_limit
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import RunWriter, Source, Storage
 from actscope.core.spec import CaptureSpec, UnitPlan, unit_id
+from actscope.core.whole_numbers import whole_number
 
 __all__ = ["Job", "Request", "examples_in", "resolve"]
 
@@ -184,7 +185,7 @@ def _plan(
 def _pass_tokens(request: Request, footprint: Footprint, found: int) -> float:
     """Tokens of a forward pass, about."""
     if request.batch_size is not None:
-        return request.batch_size * footprint.tokens
+        return whole_number("batch_size", request.batch_size, 1, instead="None") * footprint.tokens
     asked = request.options.batch_tokens
     return found if isinstance(asked, str) else asked
 
