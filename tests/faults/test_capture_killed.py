@@ -85,13 +85,16 @@ def test_a_kill_at_every_point(capture, tmp_path, whole, injected, point, nth, w
 def test_kills_at_random_times(capture, tmp_path, whole, injected):
     kills = injected("a capture is killed at random times, 1 to 4 workers", "1, 3")
     rng = random.Random(0)
+    began = time.perf_counter()
+    assert capture(tmp_path / "undisturbed").finish()[0] == 0
+    takes = time.perf_counter() - began
     hits = 0
     for attempt in range(30):
         workers = 1 + attempt % 4
         folder = tmp_path / str(attempt // 3)
         started = [capture(folder) for _ in range(workers)]
         for process in started:
-            time.sleep(rng.uniform(0, 0.4))
+            time.sleep(rng.uniform(0, takes / workers))
             os.kill(process.pid, signal.SIGKILL)
         codes = [process.finish()[0] for process in started]
         hit = codes.count(-signal.SIGKILL)
