@@ -70,6 +70,20 @@ def test_every_row_comes_once(runs: list[Run], workers: int, buffer_rows: int, m
     assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_that_live_on_hear_of_the_epoch(runs: list[Run], context: str) -> None:
+    data = shuffled_rows(runs, SITE, batch_size=5, seed=3)
+    loader = DataLoader(
+        data, batch_size=None, num_workers=2, persistent_workers=True,
+        multiprocessing_context=context,
+    )  # fmt: skip
+    passes = []
+    for epoch in (0, 1, 0):
+        data.set_epoch(epoch)
+        passes.append(torch.cat(list(loader)))
+    assert torch.equal(passes[0], passes[2]) and not torch.equal(passes[0], passes[1])
+
+
 def test_rows_of_different_runs_are_mixed(runs: list[Run]) -> None:
     data = shuffled_rows(runs, SITE, batch_size=20, buffer_rows=1000)
     first = {tuple(row) for row in runs[0].stack(SITE).tolist()}

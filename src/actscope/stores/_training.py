@@ -122,15 +122,21 @@ class ShuffledRows(IterableDataset[torch.Tensor]):
         self.buffer_rows = buffer_rows
         self.seed = seed
         self.drop_last = drop_last
-        self.epoch = 0
+        # In shared memory: workers that live on from one epoch to the next see it too
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._blocks = [
             (at, start, stop) for at, part in enumerate(self.parts) for start, stop in _blocks(part)
         ]
         self._described = [(p.run.path, p.places, p.kept) for p in self.parts]
 
+    @property
+    def epoch(self) -> int:
+        """The pass whose order comes next."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
-        """Another order for another pass."""
-        self.epoch = epoch
+        """Another order for another pass, in persistent workers as well."""
+        self._epoch.fill_(epoch)
 
     @property
     def n_rows(self) -> int:
