@@ -258,6 +258,6 @@ def test_the_machine_would_notice(start, monkeypatch, tmp_path):
     """A store that forgets to refuse other content does not get through."""
     from actscope.stores import _run_folder
 
-    monkeypatch.setattr(_run_folder, "_refuse_other_content", lambda *_: None)
+    monkeypatch.setattr(_run_folder, "refuse_other_content", lambda *_: None)
     with pytest.raises(BaseException, match="DID NOT RAISE"):
         check(start, None, 60, 12, [Phase.generate])
