@@ -52,9 +52,9 @@ test: $(DEV_STAMP)  ## run the test suite without its slow tests and most of its
 test-slow: $(DEV_STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -n 2 -m slow
 
-test-faults: $(DEV_STAMP)  ## inject every fault and write docs/reliability.md (half an hour)
+test-faults: $(DEV_STAMP)  ## inject every fault and write docs/reliability.md (ten minutes on 2 cores)
 	$(BIN)/python benchmarks/reliability.py --out benchmarks/results/reliability.json \
-		--page docs/reliability.md
+		--page docs/reliability.md -- -n 2 --dist loadfile
 
 bench-capture: $(DEV_STAMP)  ## measure docs/performance.md again, half an hour of a quiet machine
 	$(BIN)/python benchmarks/capture.py $(ARGS)
