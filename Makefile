@@ -56,7 +56,7 @@ test-faults: $(DEV_STAMP)  ## inject every fault and write docs/reliability.md (
 	$(BIN)/python benchmarks/reliability.py --out benchmarks/results/reliability.json \
 		--page docs/reliability.md -- -n 2 --dist loadfile
 
-bench-capture: $(DEV_STAMP)  ## measure docs/performance.md again, half an hour of a quiet machine
+bench-capture: $(DEV_STAMP)  ## measure docs/performance.md again, an hour of a quiet machine
 	$(BIN)/python benchmarks/capture.py $(ARGS)
 
 check: $(DEV_STAMP)  ## format, lint, types, tests: what must pass before a commit
