@@ -140,7 +140,7 @@ def test_the_way_out_of_too_few_questions_is_the_one_that_is_printed(tmp_path):
     analyzed = run("analyze", "--data-dir", folder)
     longer = run("collect", "--num-questions", FEWEST, "--output-dir", folder, *layers)
     assert analyzed.exit_code == longer.exit_code == 2
-    assert "holds a run of another range" in longer.stderr and "spec" not in longer.stderr
+    assert "holds a run of another range" in longer.stderr and "another spec" not in longer.stderr
     assert f"questions.stop: stored 30, asked for {FEWEST}" in longer.stderr
     steps = [re.findall(r"^ +actscope introspect (.+)$", found.stderr, re.M)
              for found in (analyzed, longer)]  # fmt: skip

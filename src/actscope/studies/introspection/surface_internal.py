@@ -23,8 +23,8 @@ Int64 = npt.NDArray[np.int64]
 
 _KINDS = ("surface", "activations", "both")
 _ZERO = (
-    "0 is what the mean of the target gives, which a ridge regression falls back to where its "
-    "features say nothing; a surface fit worse than the mean counts as 0 in the gain."
+    "An R² of 0 is what the mean of the target gives, which a ridge regression falls back to where "
+    "its features say nothing; a surface fit worse than the mean counts as 0 in the gain."
 )
 _HARDER = (
     "This asks more than the layer-wise probes do: those compare the block that scores best on "
