@@ -2,13 +2,17 @@
 
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from actscope.sources.demo import demo_folder
+from actscope.studies.introspection.analysis_inputs import FEWEST, inputs_of
+from actscope.studies.introspection.data import open_collection
 
 ASK = ("--num_questions", 44)
 
@@ -87,7 +91,9 @@ def test_analyze_writes_one_report_with_five_findings(folders):
         "--shuffles", 4, "--pairs", 4, "--steered", 4,
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
+    assert "44 questions are few" in done.stderr and "4 refits are few" in done.stderr
     page = (folders / "base" / "analysis" / "report.html").read_text()
+    assert "44 questions are few" in page and "with the adapter demo-lora@" in page
     assert page.count("<section") >= 6 and "<script" not in page
     for name in ("1_emergence", "2_surface_versus_internal", "3_confidence_directions",
                  "4_self_versus_other", "5_causal_patching"):  # fmt: skip
@@ -124,6 +130,49 @@ def test_what_cannot_be_done_says_so(folders, tmp_path):
         assert found.exit_code == 2, found.output
         assert said in found.stderr.replace("\n", " "), found.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_the_way_out_of_too_few_questions_is_the_one_that_is_printed(tmp_path):
+    """Followed to the letter, from either error, into a folder whose name has to be quoted."""
+    folder, layers = tmp_path / "a run", ("--layers", "1,4")
+    few = run("collect", "--num-questions", 30, "--output-dir", folder, *layers)
+    assert few.exit_code == 0, few.stderr
+    analyzed = run("analyze", "--data-dir", folder)
+    longer = run("collect", "--num-questions", FEWEST, "--output-dir", folder, *layers)
+    assert analyzed.exit_code == longer.exit_code == 2
+    assert "holds a run of another range" in longer.stderr and "another spec" not in longer.stderr
+    assert f"questions.stop: stored 30, asked for {FEWEST}" in longer.stderr
+    steps = [re.findall(r"^ +actscope introspect (.+)$", found.stderr, re.M)
+             for found in (analyzed, longer)]  # fmt: skip
+    assert steps[0] == steps[1] and len(steps[0]) == 2
+    collecting, merging = map(shlex.split, steps[0])
+    assert run(*collecting, *layers).exit_code == 0
+    merged = run(*merging)
+    assert merged.exit_code == 0 and f"{FEWEST} questions of 2 collections" in merged.stdout
+    assert len(inputs_of(open_collection(merging[-1])[0])) == FEWEST
+    other = run("collect", "--num-questions", 20, "--output-dir", folder, *layers)
+    assert "--offset 0 --num-questions 30 asks for what is stored" in other.stderr
+    spec = run("collect", "--num-questions", FEWEST, "--output-dir", folder, "--layers", "1")
+    assert "another spec" in spec.stderr and "questions.stop" in spec.stderr
+
+
+def test_a_collection_that_was_interrupted_is_to_be_finished_first(tmp_path):
+    folder, some = tmp_path / "run", ("--num-questions", 44, "--unit-size", 11, "--layers", 1)
+    assert run("collect", "--output-dir", folder, *some).exit_code == 0
+    (folder / "units" / "000000033-000000044.json").unlink()
+    found = run("analyze", "--data-dir", folder)
+    assert "33, 33 and 33 questions" in found.stderr and "run its collect command" in found.stderr
+    assert "merge" not in found.stderr
+
+
+def test_the_least_number_of_questions_is_written_where_a_user_reads():
+    docs = Path(__file__).parents[2] / "docs"
+    said = [run("analyze", "--help").output]
+    said += [
+        (docs / page).read_text() for page in ("introspection.md", "tutorial-introspection.md")
+    ]
+    for text in said:
+        assert f"at least {FEWEST} questions" in " ".join(text.split()).lower()
 
 
 def test_an_adapter_that_is_not_there_says_where_was_looked(tmp_path, monkeypatch):

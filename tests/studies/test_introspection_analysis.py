@@ -2,6 +2,7 @@
 are those of plain hooks."""
 
 import json
+from dataclasses import replace
 
 import introspection_loop as loop
 import numpy as np
@@ -102,7 +103,10 @@ def test_half_depth_is_linear_between_blocks(values, depth):
 
 
 def test_activations_add_to_the_surface_only_what_the_surface_lacks(planted):
-    found = surface_versus_internal(planted, QUICK, silent).numbers
+    finding = surface_versus_internal(planted, QUICK, silent)
+    assert "So what is read there may have no clear gain here" in finding.paragraph
+    assert "a surface fit worse than the mean counts as 0 in the gain" in finding.paragraph
+    found = finding.numbers
     assert found["entropy"]["partial_gain"]["low"] > 0.5
     assert found["entropy"]["r2"]["surface"]["high"] < 0.2
     assert found["other-confidence"]["r2"]["surface"]["low"] > 0.9
@@ -113,7 +117,9 @@ def test_activations_add_to_the_surface_only_what_the_surface_lacks(planted):
 
 
 def test_self_and_other_are_told_apart_only_where_they_differ(planted):
-    found = self_versus_other(planted, QUICK, silent).numbers
+    finding = self_versus_other(planted, QUICK, silent)
+    assert "The gap also contains the shift between the two prompts" in finding.paragraph
+    found = finding.numbers
     best = str(found["best_block"])
     assert int(best) >= 3
     assert found["decoding_r"][best]["gap"]["low"] > 0.3
@@ -123,6 +129,24 @@ def test_self_and_other_are_told_apart_only_where_they_differ(planted):
     shared = rows + 0.1 * np.random.default_rng(3).normal(size=rows.shape)
     same = decode(rows, planted.own, shared, planted.own, folds)
     assert same.own.value > 0.9 and abs(same.gap.value) < 0.05
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_one_kind_of_answer_leaves_correctness_out_and_everything_else_in(planted, right):
+    both, only = planted, replace(planted, correct=np.full(N, right))
+    why = f"every answer is {'right' if right else 'wrong'}"
+    found, whole = (probe_emergence(one, QUICK, silent) for one in (only, both))
+    assert found.title.endswith(f"correctness is not defined: {why}")
+    assert f"Correctness is not defined: {why}." in found.paragraph
+    assert {row[0]: row[-1] for row in found.tables[0].rows}["correctness"] == f"not defined: {why}"
+    assert found.numbers["correctness"] is found.numbers["emerges_after_block"]["correctness"]
+    assert found.numbers["correctness"] is None and whole.numbers["correctness"] is not None
+    for name in ("entropy", "confidence", "confidence_when_stated", "lag_in_blocks"):
+        assert found.numbers[name] == whole.numbers[name]
+    found, whole = (surface_versus_internal(one, QUICK, silent) for one in (only, both))
+    assert f"correctness is not defined: {why}" in found.paragraph
+    assert {**found.numbers, "correctness": whole.numbers["correctness"]} == whole.numbers
+    assert "correctness" not in found.numbers
 
 
 def test_high_and_low_are_the_outer_thirds():
@@ -288,8 +312,9 @@ def test_inspection_finds_what_is_wrong(model, tmp_path):
 
 def test_what_cannot_be_analysed_is_refused(model, collections, tmp_path):
     collect(model, CollectParams(tmp_path / "few", num_questions=10))
-    with pytest.raises(BadInputError, match="at least so many questions"):
+    with pytest.raises(BadInputError, match="at least so many questions") as error:
         inputs_of(open_collection(tmp_path / "few")[0])
+    assert "collect --offset 10 --num-questions 30 " in error.value.next_step
     with pytest.raises(RunMismatchError, match="adapter"):
         Replay(model, collections["finetuned"])
     with pytest.raises(BadInputError, match="is no collection"):

@@ -1,6 +1,7 @@
 """What the report says is what its numbers say, and no more."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +10,17 @@ import actscope
 from actscope.analysis.resampling import Estimate
 from actscope.analysis.ridge import RidgeCurve, RidgeScore
 from actscope.core.protocols import GenerationParams
-from actscope.studies.introspection import emergence, patching, self_other, surface_internal
+from actscope.core.spec import UnitPlan
+from actscope.studies.introspection import emergence, patching, rows, self_other, surface_internal
 from actscope.studies.introspection.analysis_inputs import inputs_of
+from actscope.studies.introspection.cautions import cautions
 from actscope.studies.introspection.collect import collect
 from actscope.studies.introspection.comparison import compare
 from actscope.studies.introspection.data import open_collection
 from actscope.studies.introspection.directions import confidence_directions
 from actscope.studies.introspection.figures import comparison_figures
 from actscope.studies.introspection.params import AnalysisParams, CollectParams
+from actscope.studies.introspection.ranges import AnotherRangeError
 from actscope.studies.introspection.replay import Replay, source_of_model
 from actscope.studies.introspection.report import comparison_section, write_page
 
@@ -43,6 +47,8 @@ def curve(values, control=0.1):
 def test_a_signal_that_is_gone_at_the_end_was_still_there(values, said):
     found = emergence._title(curve(values), curve(values), curve(values))
     assert found.startswith(f"Entropy can be {said} (")
+    [row] = emergence._table({"entropy": curve(values)}, "").rows
+    assert f"read {row[-1]}" == said  # the table says what the headline says
 
 
 def test_nothing_is_said_to_come_first_where_one_is_not_read():
@@ -54,6 +60,74 @@ def test_nothing_is_said_to_come_first_where_one_is_not_read():
     assert "cannot be placed" in said and "nan" not in said
     both = emergence._lagged({"a": None, "b": emergence.lag(read, curve([0.4, 0.5, 0.6]))})
     assert "earlier" in both and "taken as straight" in both
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ((-1.41, -1.76, -0.98), "earlier by 1.41 blocks (0.98 to 1.76)"),
+        ((0.5, 0.25, 0.75), "later by 0.50 blocks (0.25 to 0.75)"),
+        ((-0.2, -0.6, 0.1), "earlier by 0.20 blocks (0.60 earlier to 0.10 later)"),
+        ((0.1, -0.9, -0.3), "later by 0.10 blocks (0.90 earlier to 0.30 earlier)"),
+    ],
+)
+def test_a_lag_has_one_sign(found, said):
+    text = emergence._lagged({"when it is stated": Estimate(*found, 50)})
+    assert f"half of its maximum {said}." in text
+    assert "by -" not in text and "by +" not in text
+
+
+@pytest.mark.parametrize(
+    ("questions", "refits", "said"),
+    [
+        (199, 200, ["199 questions are few"]),
+        (200, 199, ["199 refits are few"]),
+        (60, 20, ["60 questions are few", "20 refits are few"]),
+        (200, 200, []),
+    ],
+)
+def test_few_questions_and_few_refits_are_said_to_be_few(questions, refits, said):
+    found = cautions(questions, refits)
+    assert len(found) == len(said)
+    assert all(sentence.startswith(begin) for sentence, begin in zip(found, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"), (" B\n", "B"), ("(C)", "C"), ("**D** tin", "D"), ("B) tin", "B"),
+        ("B. tin", "B"), ("_B_", "B"), ("I think B", "B"), ("B\nbecause", "B"), ("A, or so", "A"),
+        ("The answer is B because", "B"), ("Not A. The answer is B because", "B"),
+        ("Answer: (C) tin", "C"), ("answer:D", "D"), ("The answer\nis: B tin", "B"),
+        ("A good question", None), ("A tin", None), ("A's", None), ("A-list", None),
+        ("D'accord", None), ("Because", None), ("b", None), ("E", None), ("", None),
+        ("A good question. C.", "C"),
+    ],
+)  # fmt: skip
+def test_an_article_is_no_answer(text, letter):
+    assert rows._letter_in(text, "ABCD") == letter
+
+
+ADDED = (
+    "    actscope introspect collect --offset 30 --num-questions 10 --output-dir run-more\n"
+    "    actscope introspect merge run run-more --output-dir run-whole"
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "differs", "step"),
+    [
+        ((0, 40), "questions.stop: stored 30, asked for 40", ADDED),
+        ((30, 40), "questions.start: stored 0, asked for 30", ADDED),
+        ((0, 20), "questions.stop: stored 30, asked for 20", "--offset 0 --num-questions 30 asks"),
+        ((35, 40), "questions.start: stored 0, asked for 35", "needs another --output-dir"),
+    ],
+)
+def test_another_range_is_told_from_another_spec(asked, differs, step):
+    error = AnotherRangeError(Path("run"), UnitPlan(0, 30, 8), UnitPlan(*asked, 8))
+    assert str(error).startswith("run holds a run of another range; what differs:\n")
+    assert differs in str(error) and step in error.next_step
+    assert len(error.differences) == sum(a != b for a, b in zip((0, 30), asked, strict=True))
 
 
 def patched(value, difference):
@@ -112,6 +186,25 @@ def test_the_report_counts_what_was_collected_and_names_its_blocks(model, run, t
     part = write_page(open_collection(run)[0], (), tmp_path / "part.html").read_text()
     second.write_bytes(kept)
     assert "41 questions of demo:mcq/marren (1 more of its range" in part
+
+
+def test_the_head_of_the_report_names_the_models_and_what_is_few(model, run, tmp_path):
+    base = open_collection(run)[0]
+    with model.adapter("demo-lora"):
+        collect(model, CollectParams(tmp_path / "tuned", num_questions=42, layers=(1,)))
+    found = compare(base, open_collection(tmp_path / "tuned")[0])
+    page = tmp_path / "page.html"
+    text = write_page(base, (), page, found, cautions(42, 10)).read_text()
+    head, _, rest = text.partition("</header>")
+    assert (
+        "The model is demo without an adapter; it is compared with demo with the adapter " in head
+    )
+    assert f"{base.config['base_model']} with the adapter demo-lora@" in head
+    warned, _, rest = rest.partition("</section>")
+    assert "42 questions are few" in warned and "10 refits are few" in warned
+    assert "are few" not in rest
+    alone = write_page(base, (), page).read_text()
+    assert "The model is demo without an adapter. 42 questions" in alone and "few" not in alone
 
 
 def test_patches_of_some_blocks_say_nothing_of_the_last(model, run):

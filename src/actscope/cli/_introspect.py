@@ -165,9 +165,11 @@ def print_comparison(out: Console, found: Comparison) -> None:
 
 
 def print_analysed(out: Console, found: Analysed) -> None:
-    """The findings, one line each, and where the report is."""
+    """The findings, one line each, what bears on them, and where the report is."""
     rows = [(one.name.replace("_", " "), one.title) for one in found.findings]
     out.print(table("Findings", ["analysis", "what was found"], rows))
+    for sentence in found.warned:
+        complain(sentence, colour="yellow")
     out.print(f"report: {found.report}", soft_wrap=True, markup=False, style="bold")
 
 

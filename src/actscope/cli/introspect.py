@@ -333,7 +333,12 @@ Examples:
   actscope introspect analyze --data-dir full_run_base --compare-with full_run_finetuned --out day5
 """,
 )
-@click.option("--data-dir", type=_FOLDER, required=True, help="A collection of all three passes.")
+@click.option(
+    "--data-dir",
+    type=_FOLDER,
+    required=True,
+    help="A collection of all three passes of at least 40 questions.",
+)
 @click.option("--compare-with", type=_FOLDER, help="Another collection of the same questions.")
 @click.option("--out", type=_FOLDER, help="Folder of the report; DATA-DIR/analysis by default.")
 @click.option("--shuffles", type=click.IntRange(1), default=200, show_default=True, help="Refits.")
@@ -351,7 +356,12 @@ Examples:
 @click.option("--lora-checkpoint", help="Where its adapter is now.")
 @click.option("--compute-dtype", help="Of the model; by default what it was collected in.")
 def analyze(data_dir: Path, compare_with: Path | None, out: Path | None, **options: Any) -> None:
-    """Probes, surface against internal, directions, self against other, patching: one report."""
+    """Probes, surface against internal, directions, self against other, patching: one report.
+
+    At least 40 questions; below 200 of them, or below 200 refits, the report says that intervals
+    and controls are coarse. More questions are collected into a second folder with --offset, and
+    `merge` puts both together.
+    """
     from actscope.cli._console import console, error_console
     from actscope.cli._introspect import Steps, print_analysed
     from actscope.cli._models import describe, load

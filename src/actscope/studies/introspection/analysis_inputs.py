@@ -10,15 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from actscope.core.errors import BadInputError
+from actscope.core.spec import UnitPlan
 from actscope.studies.introspection.data import Collection, PassData, content_of
 from actscope.studies.introspection.passes import PASSES
+from actscope.studies.introspection.ranges import how_to_add
 from actscope.studies.introspection.surface import NUMERIC, QUESTION_TYPES
 
-__all__ = ["Inputs", "inputs_of"]
+__all__ = ["FEWEST", "Inputs", "inputs_of"]
 
 Float64 = npt.NDArray[np.float64]
 
 FEWEST = 40
+"""Questions that the analyses need: folds and thirds of fewer hold next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,13 @@ class Inputs:
         """The same of every block."""
         return {layer: self.rows(name, layer) for layer in self.layers}
 
+    @property
+    def only_answer(self) -> str:
+        """In words, that all answers are right, or all wrong; empty where there are both."""
+        if self.correct.all():
+            return "every answer is right"
+        return "" if self.correct.any() else "every answer is wrong"
+
 
 def inputs_of(collection: Collection) -> Inputs:
     """Targets of a collection of all three passes.
@@ -69,12 +79,15 @@ def inputs_of(collection: Collection) -> Inputs:
         BadInputError: a pass is missing, or there are too few questions.
     """
     mcq, own, others = (collection[p.name] for p in PASSES)
-    if not mcq.ids == own.ids == others.ids or len(mcq) < FEWEST:
+    whole = mcq.ids == own.ids == others.ids
+    if not whole or len(mcq) < FEWEST:
         raise BadInputError(
             "the analyses need all passes of at least so many questions",
             got=f"{len(mcq)}, {len(own)} and {len(others)} questions in {collection.path}",
             expected=f"{FEWEST}",
-            next_step="collect more questions (--num-questions), or finish the collection",
+            next_step=_more(collection, len(mcq))
+            if whole and not collection.missing
+            else "finish the collection: run its collect command again",
         )
     logits = np.array([row["logits"] for row in mcq.rows], np.float64)
     surface, names = _surface(mcq.rows)
@@ -90,6 +103,11 @@ def inputs_of(collection: Collection) -> Inputs:
         surface=surface,
         surface_names=names,
     )
+
+
+def _more(collection: Collection, n: int) -> str:
+    stop = UnitPlan.from_json(collection.config["plan"]).stop
+    return how_to_add(collection.path, stop, stop + FEWEST - n)
 
 
 def _groups(collected: PassData) -> list[str]:

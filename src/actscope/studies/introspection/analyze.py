@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from actscope.plots.style import require_matplotlib
 from actscope.studies.introspection.analysis_inputs import inputs_of
+from actscope.studies.introspection.cautions import cautions
 from actscope.studies.introspection.comparison import Comparison, compare
 from actscope.studies.introspection.data import Collection
 from actscope.studies.introspection.directions import confidence_directions
@@ -36,12 +37,14 @@ class Analysed:
         comparison: With another collection, where one was given.
         report: The page.
         files: JSON files and figures.
+        warned: Why figures are coarse; empty where there are questions and refits enough.
     """
 
     findings: tuple[Finding, ...]
     comparison: Comparison | None
     report: Path
     files: tuple[Path, ...]
+    warned: tuple[str, ...] = ()
 
 
 def analyze(
@@ -81,6 +84,7 @@ def analyze(
         causal_patching(inputs, replay, chosen, step),
     )
     step("the report")
-    report = write_page(collection, findings, out / "report.html", comparison)
+    warned = cautions(len(inputs), chosen.shuffles)
+    report = write_page(collection, findings, out / "report.html", comparison, warned)
     files = write_findings(findings, out)
-    return Analysed(findings, comparison, report, tuple(files))
+    return Analysed(findings, comparison, report, tuple(files), warned)

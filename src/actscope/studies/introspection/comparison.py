@@ -63,6 +63,7 @@ class Comparison:
 
     Attributes:
         names: Of the two.
+        models: Each model with its adapter.
         n: Questions in both.
         measures: Figures, in the order shown.
         reliability: Of both, where both passes are there.
@@ -71,6 +72,7 @@ class Comparison:
     """
 
     names: tuple[str, str]
+    models: tuple[str, str]
     n: int
     measures: tuple[Measured, ...]
     reliability: tuple[Reliability, Reliability] | None
@@ -135,6 +137,7 @@ def compare(one: Collection, other: Collection) -> Comparison:
     width = {c.config["d_model"] for c in (one, other)}
     return Comparison(
         names=_names(one, other),
+        models=(one.model, other.model),
         n=n,
         measures=tuple(_measures(a, b, n)),
         reliability=_reliability(a, b),

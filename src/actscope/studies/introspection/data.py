@@ -99,6 +99,13 @@ class Collection:
         return f"{self.config['model_type']} {self.config['base_model']}"
 
     @property
+    def model(self) -> str:
+        """The model, and the adapter that it had."""
+        adapter = self.config["lora_checkpoint"]
+        worn = f"with the adapter {adapter}" if adapter else "without an adapter"
+        return f"{self.config['base_model']} {worn}"
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """Blocks whose output is stored."""
         return tuple(self.config["layers"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from actscope.studies.introspection.params import AnalysisParams
 __all__ = ["half_depth", "probe_emergence"]
 
 Float64 = npt.NDArray[np.float64]
+Curve = RidgeCurve | ProbeCurve
 
 
 def probe_emergence(inputs: Inputs, params: AnalysisParams, step: Callable[[str], None]) -> Finding:
@@ -31,7 +32,8 @@ def probe_emergence(inputs: Inputs, params: AnalysisParams, step: Callable[[str]
     step("probes for entropy")
     entropy = ridge_curve(at["mcq"], inputs.entropy, inputs.groups, **shared)
     step("probes for correctness")
-    correct = probe_curve(at["mcq"], inputs.correct, inputs.groups, **shared)
+    only = inputs.only_answer  # nothing tells right from wrong where there is one of them alone
+    correct = None if only else probe_curve(at["mcq"], inputs.correct, inputs.groups, **shared)
     high = inputs.own > np.median(inputs.own)
     step("probes for confidence")
     sure = probe_curve(at["self_confidence"], high, inputs.groups, **shared)
@@ -44,22 +46,25 @@ def probe_emergence(inputs: Inputs, params: AnalysisParams, step: Callable[[str]
         "when it is stated": lag(answer, stating),
     }
     curves = {"entropy": entropy, "correctness": correct, "confidence": sure}
-    emerges = {name: _emergence(curve) for name, curve in curves.items()}
     return Finding(
         name="1_emergence",
-        title=_title(entropy, correct, sure),
-        paragraph=f"{_probed(len(inputs), entropy, correct, sure)} {_lagged(lags)}",
+        title=_title(entropy, correct, sure, only),
+        paragraph=f"{_probed(len(inputs), entropy, correct, sure, only)} {_lagged(lags)}",
         pictures=_pictures(entropy, correct, sure, answer, confidence, stating),
-        tables=(_table(curves, emerges),),
+        tables=(_table(curves, only),),
         numbers=rounded(
             {
-                "entropy": entropy.to_json(),
-                "correctness": correct.to_json(),
-                "confidence": sure.to_json(),
+                **{
+                    name: None if curve is None else curve.to_json()
+                    for name, curve in curves.items()
+                },
                 "answer_letters": answer.to_json(),
                 "confidence_before_asked": confidence.to_json(),
                 "confidence_when_stated": stating.to_json(),
-                "emerges_after_block": emerges,
+                "emerges_after_block": {
+                    name: None if curve is None else _emergence(curve)
+                    for name, curve in curves.items()
+                },
                 "lag_in_blocks": {
                     name: None if one is None else one.to_json() for name, one in lags.items()
                 },
@@ -97,12 +102,12 @@ def lag(first: RidgeCurve, second: RidgeCurve) -> Estimate | None:
     return Estimate(whole[1] - whole[0], low, high, first.scores[0].n)
 
 
-def _emergence(curve: RidgeCurve | ProbeCurve) -> int | None:
+def _emergence(curve: Curve) -> int | None:
     """The block from which on all are above what the best of a shuffle reaches 1 time in 20."""
     return above_from(curve.layers, _values(curve), curve.best_control_p95)
 
 
-def _where(curve: RidgeCurve | ProbeCurve) -> str:
+def _where(curve: Curve) -> str:
     emerges = _emergence(curve)
     if emerges is not None:
         return f"from block {emerges} on"
@@ -111,26 +116,39 @@ def _where(curve: RidgeCurve | ProbeCurve) -> str:
     return f"after block {', '.join(above)} alone" if above else "nowhere above its control"
 
 
-def _title(entropy: RidgeCurve, correct: ProbeCurve, sure: ProbeCurve) -> str:
-    return (
-        f"Entropy can be read {_where(entropy)} (R² up to {entropy.best.r2:.2f}), "
-        f"correctness {_where(correct)}, stated confidence {_where(sure)}"
-    )
+def _title(
+    entropy: RidgeCurve, correct: ProbeCurve | None, sure: ProbeCurve, only: str = ""
+) -> str:
+    read = f"Entropy can be read {_where(entropy)} (R² up to {entropy.best.r2:.2f})"
+    stated = f"stated confidence {_where(sure)}"
+    if correct is None:
+        return f"{read}, {stated}; correctness is not defined: {only}"
+    return f"{read}, correctness {_where(correct)}, {stated}"
 
 
-def _probed(n: int, entropy: RidgeCurve, correct: ProbeCurve, sure: ProbeCurve) -> str:
-    e, c, s = entropy.best, correct.best, sure.best
+def _probed(
+    n: int, entropy: RidgeCurve, correct: ProbeCurve | None, sure: ProbeCurve, only: str
+) -> str:
+    e, s = entropy.best, sure.best
     return (
         f"n = {n} questions, {entropy.n_folds} folds by question, activations at the "
         f"answer position. Entropy of the answer letters (ridge): R² {e.r2:.3f} "
         f"({e.low:.3f} to {e.high:.3f}) after block {entropy.best_layer}; shuffled targets reach "
-        f"{entropy.best_control_p95:.3f} at their best block. Correctness (logistic): AUROC "
-        f"{c.auroc:.3f} ({c.low:.3f} to {c.high:.3f}) after block {correct.best_layer}, control "
-        f"{correct.best_control_p95:.3f}. Self-confidence above its median (logistic, in its own "
-        f"pass): AUROC {s.auroc:.3f} ({s.low:.3f} to {s.high:.3f}) after block {sure.best_layer}, "
-        f"control {sure.best_control_p95:.3f}. Controls are 95th percentiles of "
-        f"{entropy.n_shuffles} refits; the chosen block is compared with the best block of each "
-        "refit."
+        f"{entropy.best_control_p95:.3f} at their best block. {_correctness(correct, only)} "
+        f"Self-confidence above its median (logistic, in its own pass): AUROC {s.auroc:.3f} "
+        f"({s.low:.3f} to {s.high:.3f}) after block {sure.best_layer}, control "
+        f"{sure.best_control_p95:.3f}. Controls are 95th percentiles of {entropy.n_shuffles} "
+        "refits; the chosen block is compared with the best block of each refit."
+    )
+
+
+def _correctness(correct: ProbeCurve | None, only: str) -> str:
+    if correct is None:
+        return f"Correctness is not defined: {only}."
+    c = correct.best
+    return (
+        f"Correctness (logistic): AUROC {c.auroc:.3f} ({c.low:.3f} to {c.high:.3f}) after block "
+        f"{correct.best_layer}, control {correct.best_control_p95:.3f}."
     )
 
 
@@ -147,27 +165,41 @@ def _lagged(lags: dict[str, Estimate | None]) -> str:
         said = verb or "neither lags behind nor leads"
         lines.append(
             f"Read {name}, confidence {said} the answer’s letters: its curve reaches half of its "
-            f"maximum {abs(found.value):.2f} blocks {'later' if found.value >= 0 else 'earlier'} "
-            f"(later by {found.low:+.2f} to {found.high:+.2f})."
+            f"maximum {_by_how_much(found)}."
         )
     if any(lags.values()):
         lines.append("Between blocks curves are taken as straight, from nothing before block 0.")
     return " ".join(lines)
 
 
+def _by_how_much(found: Estimate) -> str:
+    """Blocks without a sign; where the ends of the interval differ in theirs, each says which."""
+    ends = found.low, found.high
+    said = f"{_side(found.value)} by {abs(found.value):.2f} blocks"
+    if {_side(x) for x in ends} == {_side(found.value)}:
+        near, far = sorted(map(abs, ends))
+        return f"{said} ({near:.2f} to {far:.2f})"
+    low, high = (f"{abs(x):.2f} {_side(x)}" for x in ends)
+    return f"{said} ({low} to {high})"
+
+
+def _side(blocks: float) -> str:
+    return "earlier" if blocks < 0 else "later"
+
+
 def _pictures(
     entropy: RidgeCurve,
-    correct: ProbeCurve,
+    correct: ProbeCurve | None,
     sure: ProbeCurve,
     answer: RidgeCurve,
     confidence: RidgeCurve,
     stating: RidgeCurve,
 ) -> tuple[Picture, ...]:
     r2 = [_series("entropy", entropy), _control("shuffled, 95th percentile", entropy)]
-    auroc = [
-        _series("answer is right", correct),
+    auroc = [] if correct is None else [_series("answer is right", correct)]
+    auroc += [
         _series("confidence above median", sure),
-        _control("shuffled, 95th percentile", correct),
+        _control("shuffled, 95th percentile", sure if correct is None else correct),
     ]
     lag = [
         _series("answer’s letters", answer),
@@ -190,32 +222,34 @@ def _pictures(
     )
 
 
-def _values(curve: RidgeCurve | ProbeCurve) -> list[float]:
+def _values(curve: Curve) -> list[float]:
     if isinstance(curve, RidgeCurve):
         return [score.r2 for score in curve.scores]
     return [score.auroc for score in curve.scores]
 
 
-def _series(label: str, curve: RidgeCurve | ProbeCurve) -> Series:
+def _series(label: str, curve: Curve) -> Series:
     low, high = [s.low for s in curve.scores], [s.high for s in curve.scores]
     return Series(label, curve.layers, _values(curve), low, high)
 
 
-def _control(label: str, curve: RidgeCurve | ProbeCurve) -> Series:
+def _control(label: str, curve: Curve) -> Series:
     tops = [s.control_p95 for s in curve.scores]
     return Series(label, curve.layers, tops, control=True)
 
 
-def _table(curves: dict[str, Any], emerges: dict[str, int | None]) -> Table:
+def _table(curves: Mapping[str, Curve | None], only: str) -> Table:
     rows = [
-        (
+        (name, "AUROC", *"----", f"not defined: {only}")
+        if curve is None
+        else (
             name,
             "R²" if isinstance(curve, RidgeCurve) else "AUROC",
             curve.best_layer,
             f"{max(_values(curve)):.3f}",
             f"{curve.best.low:.3f} to {curve.best.high:.3f}",
             f"{curve.best_control_p95:.3f}",
-            "none" if emerges[name] is None else emerges[name],
+            _where(curve),
         )
         for name, curve in curves.items()
     ]
@@ -226,9 +260,10 @@ def _table(curves: dict[str, Any], emerges: dict[str, int | None]) -> Table:
         "value#",
         "95 % interval",
         "control#",
-        "emerges#",
+        "above its control",
     ]
     caption = (
-        "Best block of each probe. Emerges: the block from which on all are above that control."
+        "Best block of each probe, and the blocks whose score is above that control. “From block k "
+        "on” is said where all later blocks are above it too."
     )
     return Table(columns, rows, caption)

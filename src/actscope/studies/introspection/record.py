@@ -13,6 +13,7 @@ from actscope.core.provenance import environment
 from actscope.core.spec import UnitPlan, spec_differences
 from actscope.stores import TEMP_PREFIX, disk_errors, make_folder, publish, put_if_absent
 from actscope.studies.introspection.job import FORMAT, Job
+from actscope.studies.introspection.ranges import AnotherRangeError, range_differences
 
 __all__ = ["CONFIG", "UNITS", "adopt", "committed", "read_config", "unit_record", "write_json"]
 
@@ -51,6 +52,7 @@ def adopt(job: Job) -> Job:
     How it is cut into units was decided when it began; everything else must be as it was.
 
     Raises:
+        AnotherRangeError: another range of the same questions; it says how to add to this one.
         RunMismatchError: another option than the collection was begun with, by name.
         OutputFolderError: the folder holds something else.
     """
@@ -66,24 +68,29 @@ def adopt(job: Job) -> Job:
             put_if_absent(folder / CONFIG, "run", text.encode())
         stored = read_config(folder) or {}
     plan = UnitPlan.from_json(stored["plan"])
-    differences = spec_differences(stored["spec"], job.spec)
-    for name in ("start", "stop"):
-        ours, theirs = getattr(job.plan, name), getattr(plan, name)
-        if ours != theirs:
-            differences.append((f"questions.{name}", theirs, ours))
-    for name in ("batch_size", "batch_tokens", "unit_size"):
-        wanted = getattr(job.params, name)
-        if wanted is not None and wanted != getattr(plan, name):
-            differences.append((name, getattr(plan, name), wanted))
-    if job.params.share_prefix == "off" and plan.share_prefix:
-        differences.append(("share_prefix", "auto", "off"))
-    if differences:
+    of_range = range_differences(plan, job.plan)
+    others = [*spec_differences(stored["spec"], job.spec), *_plan_differences(plan, job)]
+    if of_range and not others:
+        raise AnotherRangeError(folder, plan, job.plan)
+    if others:
         raise RunMismatchError(
             str(folder),
-            differences,
+            [*others, *of_range],
             next_step="ask for what is stored, or give another --output-dir",
         )
     return replace(job, plan=plan)
+
+
+def _plan_differences(plan: UnitPlan, job: Job) -> list[tuple[str, object, object]]:
+    """What was asked for by name, and is not how the range was cut."""
+    found: list[tuple[str, object, object]] = []
+    for name in ("batch_size", "batch_tokens", "unit_size"):
+        wanted = getattr(job.params, name)
+        if wanted is not None and wanted != getattr(plan, name):
+            found.append((name, getattr(plan, name), wanted))
+    if job.params.share_prefix == "off" and plan.share_prefix:
+        found.append(("share_prefix", "auto", "off"))
+    return found
 
 
 def committed(folder: Path) -> set[str]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_section", "write_findings", "write_page"]
 
+_FEW = "Take intervals and controls with care"
+
 
 def write_findings(findings: Sequence[Finding], folder: Path) -> list[Path]:
     """A JSON file and PNG figures of each analysis.
@@ -48,13 +50,22 @@ def write_page(
     findings: Sequence[Finding],
     path: Path,
     comparison: Comparison | None = None,
+    warned: Sequence[str] = (),
 ) -> Path:
     """The report.
+
+    Args:
+        collection: What was analysed.
+        findings: Of it.
+        path: Of the page.
+        comparison: With another collection; it comes before the findings.
+        warned: Sentences that come before everything else.
 
     Raises:
         OutputFolderError: it cannot be written.
     """
-    sections = [comparison_section(comparison)] if comparison is not None else []
+    sections = [Section(_FEW, caption=" ".join(warned))] if warned else []
+    sections += [comparison_section(comparison)] if comparison is not None else []
     sections += [
         Section(f.title, f.pictures, f.paragraph, f.tables) for f in findings
     ]  # fmt: skip
@@ -62,6 +73,7 @@ def write_page(
     report = Report(
         title=f"What stands behind the stated confidence of “{collection.name}”",
         lead=(
+            f"{_models(collection, comparison)} "
             f"{len(collection['mcq']):,} questions of {config['dataset_path']}{_rest(collection)}, "
             "each asked three ways: for its answer, for the model’s own confidence, and for "
             "others’ confidence. Letters are read from the logits; activations are the residual "
@@ -73,6 +85,14 @@ def write_page(
         provenance=_provenance(collection),
     )
     return write_report(report, path)
+
+
+def _models(collection: Collection, comparison: Comparison | None) -> str:
+    """Who was asked, with its adapter."""
+    if comparison is None:
+        return f"The model is {collection.model}."
+    one, other = comparison.models
+    return f"The model is {one}; it is compared with {other}."
 
 
 def _rest(collection: Collection) -> str:

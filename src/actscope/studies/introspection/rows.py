@@ -85,6 +85,12 @@ def _prompt_text(job: Job, one: Asked) -> str:
 
 
 def _letter_in(text: str, letters: str) -> str | None:
-    """The first letter that stands alone in an answer; None where there is none."""
-    found = re.search(rf"(?<![^\W_])[{letters}](?![^\W_])", text)
-    return found[0] if found else None
+    """The letter that a sampled answer gives; None where it gives none.
+
+    The one after "answer is" or "answer:", else the first that ends its line or is followed by
+    punctuation: in "A good question" it is an article.
+    """
+    letter = rf"(?<![^\W_])([{letters}])(?![^\W_])"
+    said = re.search(rf"(?i:\banswer(?:\s+is\b\s*:?|\s*:))\s*[^\w\s]*{letter}", text)
+    found = said or re.search(rf"{letter}(?=[^\w\s]++(?!\w)|_|\s*$)", text, re.MULTILINE)
+    return found[1] if found else None

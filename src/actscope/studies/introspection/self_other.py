@@ -28,6 +28,11 @@ OWN, OTHERS = "self_confidence", "other_confidence"
 _SHORT = {"mcq": "answer", OWN: "self", OTHERS: "other"}
 _FEW = 500
 """Redrawings of what is computed from activations anew each time."""
+_SHIFT = (
+    "The gap also contains the shift between the two prompts: a probe that is used in the other "
+    "pass loses by whatever else differs there, so the gap alone does not prove two kinds of "
+    "confidence."
+)
 
 
 @dataclass(frozen=True)
@@ -185,9 +190,9 @@ def _paragraph(
         f"After block {best}, where both are read best, ridge probes made for one read it with r "
         f"{found.own} (self) and {found.others} (other) on held-out questions, and the opposite "
         f"kind with {found.own_by_others} (self by the probe for other) and {found.others_by_own} "
-        f"(other by the probe for self); the gap is {found.gap}. The directions from low to high "
-        f"have a cosine of {cosine[best]}. Between the two passes debiased CKA is {cka:.3f} and "
-        f"RSA (Spearman) {likely:.3f} there."
+        f"(other by the probe for self); the gap is {found.gap}. {_SHIFT} The directions from low "
+        f"to high have a cosine of {cosine[best]}. Between the two passes debiased CKA is "
+        f"{cka:.3f} and RSA (Spearman) {likely:.3f} there."
     )
 
 

@@ -22,6 +22,16 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 _KINDS = ("surface", "activations", "both")
+_ZERO = (
+    "An R² of 0 is what the mean of the target gives, which a ridge regression falls back to where "
+    "its features say nothing; a surface fit worse than the mean counts as 0 in the gain."
+)
+_HARDER = (
+    "This asks more than the layer-wise probes do: those compare the block that scores best on "
+    "held-out questions with shuffled targets; here each fold chooses its block without its "
+    "held-out questions, and activations have to add to the surface. So what is read there may "
+    "have no clear gain here."
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,10 @@ def surface_versus_internal(
     }
     folds = group_folds(inputs.groups, params.folds, params.seed)
     found: dict[str, Gain] = {}
+    undefined: dict[str, str] = {}
     for name, (target, which) in targets.items():
         if not target.std() > 0:
+            undefined[name] = inputs.only_answer if name == "correctness" else "it does not vary"
             continue
         step(f"surface and activations for {name}")
         inside = [inputs.rows(which, layer) for layer in inputs.layers]
@@ -59,7 +71,7 @@ def surface_versus_internal(
     return Finding(
         name="2_surface_versus_internal",
         title=_title(found),
-        paragraph=_paragraph(inputs, found),
+        paragraph=_paragraph(inputs, found, undefined),
         pictures=(_picture(found),),
         tables=(_table(found),),
         numbers=rounded(
@@ -107,19 +119,19 @@ def _title(found: Mapping[str, Gain]) -> str:
     return f"{said}; no clear gain for {', '.join(none)}" if none else said
 
 
-def _paragraph(inputs: Inputs, found: Mapping[str, Gain]) -> str:
+def _paragraph(inputs: Inputs, found: Mapping[str, Gain], undefined: Mapping[str, str]) -> str:
     parts = [
         f"{name}: {one.r2['surface']} from the surface, {one.r2['activations']} from activations, "
         f"partial gain {one.partial}"
         for name, one in found.items()
     ]
+    parts += [f"{name} is not defined: {why}" for name, why in undefined.items()]
     return (
         f"Held-out R² of ridge regressions, n = {len(inputs)} questions. "
         + "; ".join(parts)
-        + f". A surface that misleads counts as 0 in the gain. Surface: "
-        f"{', '.join(inputs.surface_names)}. Activations are those at the answer "
-        "position after the block that each training fold itself prefers; correctness is regressed "
-        "as 0 and 1."
+        + f". {_ZERO} Surface: {', '.join(inputs.surface_names)}. Activations are those at the "
+        "answer position after the block that each training fold itself prefers; correctness is "
+        f"regressed as 0 and 1. {_HARDER}"
     )
 
 
