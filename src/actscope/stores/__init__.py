@@ -26,7 +26,8 @@ from actscope.stores._io import (
 from actscope.stores._merge import MergeReport, merge_runs
 from actscope.stores._npy import npy_header, parse_npy, read_npy_header
 from actscope.stores._plain_pickle import read_plain_pickle, walk_arrays
-from actscope.stores._reader import Examples, Run, open_run
+from actscope.stores._examples import Examples
+from actscope.stores._reader import Run, open_run
 from actscope.stores._records import (
     Coding,
     CommitRecord,
