@@ -146,6 +146,7 @@ def collect(**options: Any) -> None:
     arguments = _Arguments(**options)
     params = _params(arguments)
     from actscope.cli._console import console, error_console
+    from actscope.cli._errors import safe_if_stopped
     from actscope.cli._introspect import print_budget, print_collected
     from actscope.cli._progress import Bar
     from actscope.studies.introspection.collect import collect as run
@@ -155,7 +156,7 @@ def collect(**options: Any) -> None:
     if arguments.dry_run:
         print_budget(console(), dry_run(model, params))
         return
-    with Bar(error_console()) as bar:
+    with Bar(error_console()) as bar, safe_if_stopped(params.output_dir):
         done = run(model, params, bar)
     print_collected(console(), done)
 
