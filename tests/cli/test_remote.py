@@ -80,3 +80,12 @@ def test_a_command_writes_nothing_that_ends_with_it(actscope_cli, model_folder, 
         assert not done.stdout
     listed = actscope_cli("runs", "list", folder)
     assert "no such folder" in listed.stderr
+
+
+def test_a_collection_lies_on_this_machine(actscope_cli, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    collect = ("introspect", "collect", "--num-questions", "1", "--output-dir", f"{folder}/c")
+    for more in ((), ("--dry-run",)):
+        done = actscope_cli(*collect, *more)
+        assert done.exit_code == 2 and "no local path" in done.stderr, done.output
+    assert not list(tmp_path.iterdir())

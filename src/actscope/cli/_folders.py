@@ -9,7 +9,7 @@ import click
 
 from actscope.core.errors import BadInputError
 
-__all__ = ["FOLDER", "NEW_FOLDER", "refuse_no_folder"]
+__all__ = ["FOLDER", "LOCAL_FOLDER", "NEW_FOLDER", "refuse_no_folder"]
 
 GONE_WITH_THE_PROCESS = ("memory",)
 """Protocols whose files nobody can read once the command has ended."""
@@ -43,11 +43,26 @@ class _Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _LocalFolder(click.Path):
+    """A path on this machine: an address would become a folder of that name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if isinstance(value, str) and "://" in value:
+            from actscope.stores import local_folder
+
+            return local_folder(value)
+        return super().convert(value, param, ctx)
+
+
 FOLDER = _Folder()
 """What every command takes that reads runs."""
 
 NEW_FOLDER = _Folder(to_write=True)
 """Where a command writes what it made."""
+
+LOCAL_FOLDER = _LocalFolder(path_type=Path, file_okay=False)
+"""Of commands that know local files alone."""
 
 
 def refuse_no_folder(folder: Path) -> None:

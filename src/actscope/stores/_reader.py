@@ -330,13 +330,14 @@ class Run(Sliceable):
         """The committed units, in dataset order, for tools that go through a run file by file."""
         return self._units
 
-    def _layer(self, name: str, layer: int) -> int:
-        if isinstance(layer, bool) or not isinstance(layer, Integral):
+    def _layer(self, name: str, given: object) -> int:
+        if isinstance(given, bool) or not isinstance(given, Integral):
             raise BadInputError(
-                "a layer is a whole number", got=repr(layer)[:60], expected="such as 3, or -1"
+                "a layer is a whole number", got=repr(given)[:60], expected="such as 3, or -1"
             )
+        layer = int(given)
         if layer >= 0:
-            return int(layer)
+            return layer
         n_layers = self._n_layers()
         if n_layers:
             return resolve_layer(layer, n_layers)
