@@ -151,5 +151,3 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed([option for group in groups for option in group]):
         command = option(command)
     return command
-
-

@@ -25,7 +25,11 @@ def print_result(out: Console, result: RunResult) -> None:
         ("captured", f"{counted(result.captured, 'example')}, {counted(result.tokens, 'token')}"),
         *([("on disk before", counted(result.resumed, "example"))] if result.resumed else []),
         ("failures", failures_line(result.failures)),
-        *([("shared beginnings", "computed once, where texts have them")] if result.share_prefix else []),
+        *(
+            [("shared beginnings", "computed once, where texts have them")]
+            if result.share_prefix
+            else []
+        ),
         ("time", f"{result.seconds:.1f} s" + (f", {pace:,.0f} tokens/s" if pace else "")),
     ]
     out.print(figures("Captured", pairs))

@@ -233,7 +233,9 @@ Examples:
   actscope introspect inspect --data-dir full_run_base/mcq --compare-with full_run_finetuned/mcq
 """,
 )
-@click.option("--data-dir", type=LOCAL_FOLDER, required=True, help="A collection, or one of its passes.")
+@click.option(
+    "--data-dir", type=LOCAL_FOLDER, required=True, help="A collection, or one of its passes."
+)
 @click.option(
     "--show-examples", type=click.IntRange(0), default=0, metavar="N", help="Rows to show."
 )
@@ -333,9 +335,13 @@ Examples:
   actscope introspect analyze --data-dir full_run_base --compare-with full_run_finetuned --out day5
 """,
 )
-@click.option("--data-dir", type=LOCAL_FOLDER, required=True, help="A collection of all three passes.")
+@click.option(
+    "--data-dir", type=LOCAL_FOLDER, required=True, help="A collection of all three passes."
+)
 @click.option("--compare-with", type=LOCAL_FOLDER, help="Another collection of the same questions.")
-@click.option("--out", type=LOCAL_FOLDER, help="Folder of the report; DATA-DIR/analysis by default.")
+@click.option(
+    "--out", type=LOCAL_FOLDER, help="Folder of the report; DATA-DIR/analysis by default."
+)
 @click.option("--shuffles", type=click.IntRange(1), default=200, show_default=True, help="Refits.")
 @click.option("--pairs", type=click.IntRange(1), default=100, show_default=True, help="To patch.")
 @click.option(

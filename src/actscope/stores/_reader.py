@@ -246,11 +246,14 @@ class Run(Sliceable):
             layer = self._layer(name, layer)
         return captured_site(self.sites, name, layer)
 
-    def get(self, name: str | Site, layer: int | None = None, *, example: int | str) -> torch.Tensor:
+    def get(
+        self, name: str | Site, layer: int | None = None, *, example: int | str
+    ) -> torch.Tensor:
         """The activations of one example, ``[L_i, d]``, or ``[d]`` where tokens were pooled.
 
         Heads have an axis of their own: ``[L_i, head, d_head]`` of q, k, v and z, and
-        ``[head, query, key]`` of a pattern, whose keys are all tokens of the example.
+        ``[head, query, key]`` of a pattern, whose keys are all tokens of the example. Where some
+        heads were chosen it holds these alone, ascending, as ``site(name, layer).parts`` says.
 
         Args:
             name: A site's name (``resid_post``) or key (``blocks.3.resid_post``).

@@ -121,7 +121,9 @@ class RunSlice(Sliceable):
         """Records of the examples."""
         return ChosenExamples(self.run, self.places)
 
-    def get(self, name: str | Site, layer: int | None = None, *, example: int | str) -> torch.Tensor:
+    def get(
+        self, name: str | Site, layer: int | None = None, *, example: int | str
+    ) -> torch.Tensor:
         """As ``Run.get``: the chosen rows of one example, by its id or its place in this part."""
         return to_torch(self.array(name, layer, example=example).copy())
 
