@@ -186,7 +186,7 @@ def _storage(arguments: CaptureArguments) -> tuple[Storage, Path]:
     folder = (arguments.out or Path("dry-run")).absolute()
     make: Any = STORES.get(arguments.store)
     storage = make(folder.parent)
-    if is_remote(folder):  # a server that refuses does so before the model is loaded
+    if is_remote(folder.parent):  # a server that refuses does so before the model is loaded
         storage.stored_plan(folder.name)
     return storage, folder
 
