@@ -10,7 +10,7 @@ from actscope import ActivationExtractor, Add, DatasetRunner, ShardStorage, wrap
 from actscope.backends.hf.live import live_tolerance
 from actscope.capture import CaptureOptions
 from actscope.core.activations import Batch
-from actscope.core.errors import BadInputError
+from actscope.core.errors import BadInputError, UnknownNameError
 from actscope.core.prefixes import SHORTEST_SHARED, end_passes, shared_batches
 from actscope.core.protocols import Selection
 from actscope.core.text import Span
@@ -239,3 +239,15 @@ def test_a_run_that_shares_is_the_run_that_does_not(models, tmp_path):
     again = DatasetRunner(texts, None, ActivationExtractor(model, "all"), ShardStorage(tmp_path),
                           options=CaptureOptions(unit_size=10)).run(run_id="auto")  # fmt: skip
     assert again.resumed == len(texts)
+
+
+def test_site_words_in_place_of_a_selection(models):
+    model = models["llama"]
+    assert model.prefix_refusal("resid_post") == ""
+    assert model.prefix_refusal(["resid_post[0,-1]", "blocks.1.mlp_out"]) == ""
+    for words in ("pattern", ["resid_post", "pattern"], model.expand("pattern", [1])[0]):
+        assert "attention" in model.prefix_refusal(words)
+    with pytest.raises(UnknownNameError, match="resid_pots"):
+        model.prefix_refusal("resid_pots")
+    with pytest.raises(BadInputError, match="sites are a name"):
+        model.prefix_refusal(5)

@@ -171,3 +171,73 @@ def test_one_row_an_example_is_counted_as_it_is_stored(text_of, tmp_path, storag
     assert {str(s): n for s, n in dry.bytes_by_site.items()} == {
         k: s.bytes for k, s in sites.items()
     }
+
+
+class Passes:
+    """Tokens that go through the first block once a run has begun."""
+
+    def __init__(self, model):
+        self.tokens = 0
+        self._hook = model.hf.model.layers[0].register_forward_hook(self._saw)
+
+    def _saw(self, module, arguments, output):
+        self.tokens += arguments[0].shape[:2].numel()
+
+    def started(self, total, done):
+        self.tokens = 0
+
+    def advanced(self, examples, tokens):
+        pass
+
+    def notice(self, text):
+        pass
+
+    def close(self):
+        self._hook.remove()
+
+
+def test_what_shared_beginnings_save_is_what_the_run_leaves_out(model, text_of, tmp_path):
+    """Six texts of BOS, thirty words in common and three of their own; two that share nothing."""
+    head = " ".join(f"w{i}" for i in range(30))
+    texts = [f"{head} w{40 + i} w{50 + i} w{60 + i}" for i in range(6)] + ["w70 w71", "w72 w73"]
+    expected = {"off": (0, 0), "auto": (6 * 31, 5 * 31)}
+    for way, (shared, saved) in expected.items():
+        options = CaptureOptions(share_prefix=way, batch_tokens=1024)
+        passes = Passes(model)
+        runner = DatasetRunner(
+            texts, None, ActivationExtractor(model), ShardStorage(tmp_path / way),
+            options=options, progress=passes,
+        )  # fmt: skip
+        dry = runner.dry_run(run_id="r")
+        assert (dry.tokens, dry.shared, dry.saved) == (6 * 34 + 2 * 3, shared, saved)
+        result = runner.run(run_id="r")
+        passes.close()
+        padded = dry.tokens + round(dry.padding * dry.tokens)
+        assert passes.tokens == padded - saved
+        assert result.share_prefix == (way == "auto")
+
+
+def test_examples_longer_than_a_batch_are_counted(model, text_of, tmp_path):
+    lengths = [n + 1 for n in LENGTHS]  # BOS
+    for budget, size in ((10, None), (41, None), (None, 1)):
+        options = CaptureOptions(**({"batch_tokens": budget} if budget else {}))
+        runner = DatasetRunner(
+            text_of(*LENGTHS), size, ActivationExtractor(model), ShardStorage(tmp_path),
+            options=options,
+        )  # fmt: skip
+        alone = sum(n > budget for n in lengths) if budget else 0
+        assert runner.dry_run(run_id="r").alone == alone
+
+
+def test_a_dry_run_says_what_was_asked_for_in_vain(model, text_of, tmp_path):
+    said = []
+    passes = Passes(model)
+    passes.notice = said.append
+    runner = DatasetRunner(
+        text_of(3, 5), None, ActivationExtractor(model, sites=["pattern"]), ShardStorage(tmp_path),
+        options=CaptureOptions(share_prefix="auto"), progress=passes,
+    )  # fmt: skip
+    dry = runner.dry_run(run_id="r")
+    passes.close()
+    assert len(said) == 1 and "do not share that part" in said[0]
+    assert not dry.plan.share_prefix and dry.shared == 0

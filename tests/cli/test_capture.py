@@ -169,17 +169,27 @@ def refused(done, *says):
         assert text in done.stderr, done.stderr
 
 
-def test_an_empty_dataset_makes_an_empty_complete_run(actscope_cli, model_folder, tmp_path):
-    source = tmp_path / "empty.jsonl"
+@pytest.mark.parametrize("name", ["empty.jsonl", "empty.txt"])
+def test_an_empty_source_is_refused_before_anything_is_written(
+    actscope_cli, model_folder, tmp_path, name
+):
+    """A run of it would refuse the source once that is filled."""
+    source, out = tmp_path / name, tmp_path / "r"
     source.write_text("")
-    done = actscope_cli("capture", "--source", source, *out_args(tmp_path / "r", model_folder))
+    for more in ([], ["--dry-run"], ["--limit", "0"]):
+        done = actscope_cli("capture", "--source", source, *more, *out_args(out, model_folder))
+        refused(done, f"{source} holds no example", "fill it first")
+        assert not out.exists()
+
+
+def test_an_empty_range_makes_an_empty_complete_run(actscope_cli, model_folder, prompts, tmp_path):
+    asked = ["capture", "--source", prompts, "--limit", 0]
+    done = actscope_cli(*asked, *out_args(tmp_path / "r", model_folder))
     assert done.exit_code == 0, done.output
     run = open_run(tmp_path / "r")
     assert (len(run), run.complete, run.verify().ok) == (0, True, True)
     bad = ["--generate", "2", "--temperature", "inf"]
-    done = actscope_cli(
-        "capture", "--source", source, *bad, *out_args(tmp_path / "b", model_folder)
-    )
+    done = actscope_cli(*asked, *bad, *out_args(tmp_path / "b", model_folder))
     refused(done, "temperature must")
     assert actscope_cli("runs", "show", tmp_path / "r").exit_code == 0
 
@@ -191,6 +201,7 @@ def test_an_empty_dataset_makes_an_empty_complete_run(actscope_cli, model_folder
         (["--sites", "resid_post.7"], ["layer out of range", "the model has 3 layers"]),
         (["--layers", "0,7"], ["layer out of range", "got: 7"]),
         (["--layers", "first"], ["a layer must be a whole number"]),
+        (["--layers", "1-3"], ["got: '1-3'", "1,2,3"]),
         (["--layers", "0,0"], ["layer 0 was asked for twice"]),
         (["--layers", "0,-3"], ["layer 0 was asked for twice"]),
         (["--span", "response"], ["no answer", "--generate"]),
@@ -434,3 +445,40 @@ def test_an_adapter_makes_a_run_of_its_own(
         for run in (out, plain)
     ]
     assert {key for key in specs[0] if specs[0][key] != specs[1][key]} == {"adapter"}
+
+
+def test_shared_beginnings_are_foreseen_and_on_record(actscope_cli, model_folder, tmp_path):
+    """Six prompts of BOS, thirty words in common and three of their own."""
+    head = " ".join(f"w{i}" for i in range(30))
+    source = tmp_path / "alike.txt"
+    source.write_text("".join(f"{head} w{40 + i} w{50 + i} w{60 + i}\n" for i in range(6)))
+    out = tmp_path / "r"
+    plain = ["capture", "--source", source, "--batch-tokens", 128, *out_args(out, model_folder)]
+    asked = [*plain, "--share-prefix", "auto"]
+    dry = actscope_cli(*asked, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    share = f"{6 * 31 / (6 * 34):.0%}"
+    says = rf"shared beginnings\s+{share} of the tokens, computed once: {31 + 6 * 3} tokens go"
+    assert re.search(says, dry.stdout), dry.stdout
+    assert "shared beginnings" not in actscope_cli(*plain, "--dry-run").stdout
+    done = actscope_cli(*asked)
+    assert done.exit_code == 0 and "shared beginnings" in done.stdout, done.output
+    assert "shared beginnings" in actscope_cli("runs", "show", out).stdout
+    cannot = actscope_cli(*asked, "--sites", "pattern", "--out", tmp_path / "p", "--dry-run")
+    assert "do not share that part" in cannot.stderr
+    assert "shared beginnings" not in cannot.stdout
+
+
+def test_a_dry_run_names_what_is_longer_than_a_batch(actscope_cli, model_folder, prompts, tmp_path):
+    """With BOS the six prompts have 4, 10, 2, 7, 3 and 8 tokens."""
+    asked = ["capture", "--source", prompts, *out_args(tmp_path / "r", model_folder), "--dry-run"]
+    dry = actscope_cli(*asked, "--batch-tokens", 7)
+    assert re.search(r"longer than a batch\s+2 examples, each in one of its own", dry.stdout)
+    assert re.search(r"time\s+about \S+ s, without loading", dry.stdout)
+    assert re.search(r"tables\s+[\d,]+ bytes: ids, texts, metadata, tokens, positions", dry.stdout)
+    assert "longer than a batch" not in actscope_cli(*asked, "--batch-tokens", 10).stdout
+
+
+def test_help_shows_how_heads_and_neurons_are_named(actscope_cli):
+    said = " ".join(actscope_cli("capture", "--help").stdout.split())
+    assert "pattern.head[0,3]" in said and "mlp_post.neuron[7]" in said

@@ -41,3 +41,21 @@ def test_a_head_the_model_lacks_is_bad_input(
     done = actscope_cli(*base, "--sites", "pattern", "--pool", "mean")
     assert done.exit_code == 2 and "cannot pool an attention pattern" in done.output
     assert not out.exists()
+
+
+def test_entries_of_chosen_heads_are_in_ascending_order(
+    actscope_cli: Any, model_folder: Any, tmp_path: Any
+) -> None:
+    out = tmp_path / "r"
+    done = actscope_cli(
+        "capture", "--prompt", "w1 w2 w3", "--sites", "pattern.head[2,0],z.head[2,0]",
+        "--layers", "1", "--model", model_folder, "--out", out,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    run = open_run(out)
+    whole = load_model(model_folder).capture(["w1 w2 w3"], sites="pattern,z", layers=[1])
+    pattern, z = (run.get(name, 1, example=0) for name in ("pattern", "z"))
+    assert run.site("pattern", 1).parts == run.site("z", 1).parts == (0, 2)
+    for entry, head in enumerate((0, 2)):
+        torch.testing.assert_close(pattern[entry], whole["pattern", 1][0][head])
+        torch.testing.assert_close(z[:, entry], whole["z", 1][0][:, head])

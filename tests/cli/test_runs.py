@@ -116,3 +116,32 @@ def test_show_gives_no_norms_of_a_pattern(tmp_path):
     rows = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
     pattern, stream = rows["blocks.1.pattern"], rows["blocks.1.resid_post"]
     assert pattern[4:6] == ["-", "-"] and float(stream[4]) > 0
+
+
+def test_what_is_no_run_is_called_what_it_is(actscope_cli, folder, tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("x")
+    done = actscope_cli("runs", "show", file)
+    assert done.exit_code == 2 and "got: a file" in done.stderr, done.stderr
+    for verb in ("list", "du"):
+        done = actscope_cli("runs", verb, file)
+        assert done.exit_code == 2 and "this is a file, not a folder" in done.stderr
+    done = actscope_cli("runs", "show", tmp_path / "none")
+    assert done.exit_code == 2 and "no such folder" in done.stderr
+    done = actscope_cli("runs", "delete", file, "--yes")
+    assert done.exit_code == 2 and "got: a file" in done.stderr
+
+
+def test_show_of_a_collection_says_what_shows_it(actscope_cli, tmp_path):
+    collection = tmp_path / "collected"
+    collect = ("introspect", "collect", "--num-questions", 1, "--which-questions", "mcq")
+    done = actscope_cli(*collect, "--layers", "0", "--output-dir", collection)
+    assert done.exit_code == 0, done.output
+    for place in (collection, collection / "mcq"):
+        done = actscope_cli("runs", "show", place)
+        assert done.exit_code == 2
+        following = f"actscope introspect inspect --data-dir {place}"
+        assert following in done.stderr
+        assert actscope_cli(*following.split()[1:], "--no-figure").exit_code == 0
+    done = actscope_cli("runs", "show", collection / "none")
+    assert done.exit_code == 2 and "introspect" not in done.stderr

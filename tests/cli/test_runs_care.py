@@ -81,7 +81,8 @@ def test_diff_prints_what_differs(actscope_cli, captured, tmp_path):
 def test_verify_fast_and_full(actscope_cli, captured):
     out = captured("a", 0, 6)
     done = actscope_cli("runs", "verify", "--fast", out)
-    assert done.exit_code == 0 and "records and sizes checked" in done.stdout
+    assert done.exit_code == 0 and "whole" not in done.stdout
+    assert "records and sizes of 3 units agree; bytes not read (--full reads them)" in done.stdout
     shard = next((out / "shards").iterdir())
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -168,3 +169,11 @@ def test_brackets_in_the_names_of_runs_are_printed_as_they_are(actscope_cli, cap
     printed = "".join(differ.stdout.split())
     assert differ.exit_code == 1 and "[old]" in printed and "of[bold]2026[/a]" in printed
     assert not differ.stderr
+
+
+def test_a_tag_that_was_not_there_is_said(actscope_cli, captured):
+    out = captured("a", 0, 2, "--tag", "draft")
+    done = actscope_cli("runs", "tag", out, "--remove", "draft", "--remove", "nothere", "kept")
+    assert done.exit_code == 0, done.output
+    assert "had no tag 'nothere'" in done.stderr and "'draft'" not in done.stderr
+    assert f"{out}: kept" in done.stdout

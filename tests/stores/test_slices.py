@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored_runs import SITE, record, run_of
+from stored_runs import SITE, batch_of, record, run_of
 
 from actscope.core.activations import TokenRow
 from actscope.core.errors import BadInputError, ExampleError, UnknownNameError
 from actscope.core.text import Span
 from actscope.selectors import select
-from actscope.stores import Run
+from actscope.stores import Run, ShardStorage, open_run
 from actscope.stores._slice import rows_in_span
 from actscope.stores._where import Where
 
@@ -181,3 +182,48 @@ def test_a_metadata_field_named_like_a_record_field() -> None:
     assert frame.loc[0, "text"] == "text 0" and frame.loc[0, "metadata.text"] == "other"
     assert Where.parse("metadata.id == 9").matches(records[0])
     assert not Where.parse("id == 9").matches(records[0])
+
+
+def test_examples_by_id(run: Run) -> None:
+    assert np.array_equal(run.array(SITE, example="e7"), run.array(SITE, example=7))
+    assert torch.equal(run.get("resid_post", 1, example="e7"), run.get(SITE, example=7))
+    assert run.tokens("e3").tolist() == run.tokens(3).tolist()
+    assert run.phase("e3").tolist() == run.phase(3).tolist()
+    assert run.positions("e3").tolist() == run.positions(3).tolist()
+    assert torch.equal(run.cache("e3")["resid_post", 1], run.get(SITE, example=3))
+    part = run.take(["e10", 6, "e6", np.int64(-1)])
+    assert [r.index for r in part.examples] == [10, 6, 6, 11]
+    assert np.array_equal(part.array(SITE, example="e6"), run.array(SITE, example=6))
+    with pytest.raises(BadInputError, match=r"no example has this id.*\n.*'e3'.*\n.*'e6'"):
+        part.get(SITE, example="e3")
+
+
+@pytest.mark.parametrize("example", ["t3", 3.0, None, [1], 12, -13])
+def test_what_is_no_example(run: Run, example: Any) -> None:
+    for part in (run, run.where("index >= 0")):
+        with pytest.raises(BadInputError, match="example"):
+            part.get(SITE, example=example)
+        with pytest.raises(BadInputError, match="example"):
+            part.take([example])
+
+
+@pytest.mark.parametrize("layer", ["1", 1.0, True, [1]])
+def test_what_is_no_layer(run: Run, layer: Any) -> None:
+    for part in (run, run.take([0])):
+        for read in (part.stack, part.numpy, part.dataset):
+            with pytest.raises(BadInputError, match="whole number"):
+                read("resid_post", layer)
+    assert run.site("resid_post", np.int64(1)) == SITE
+
+
+def test_answers_of_a_run_that_has_none(run: Run, tmp_path: Path) -> None:
+    """Of a run with answers, examples without one have no rows; else the question is wrong."""
+    assert len(run.where("index == 0").span("response").stack(SITE)) == 0
+    writer = ShardStorage(tmp_path).open_run("prompts", None, None)
+    writer.append("u", batch_of([record(0), record(4)], 0), {})
+    writer.close()
+    prompts = open_run(tmp_path / "prompts")
+    assert len(prompts.span("prompt").stack(SITE)) == 6
+    for span in ("response", "think"):
+        with pytest.raises(BadInputError, match="no example of this run has an answer"):
+            prompts.span(span)

@@ -36,8 +36,9 @@ def test_rows_are_those_of_stack(runs: list[Run]) -> None:
     assert [data.example_of(i) for i in range(len(rows))] == np.repeat(
         range(len(part)), np.diff(part.offsets)
     ).tolist()
-    with pytest.raises(IndexError):
-        data[len(rows)]
+    for beyond in (len(rows), -len(rows) - 1):
+        with pytest.raises(IndexError, match=f"no row {beyond}: there are {len(rows)}"):
+            data[beyond]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -103,10 +104,30 @@ def test_bad_input(runs: list[Run], tmp_path: Path) -> None:
         runs[0].dataset("resid_post", 9)
     with pytest.raises(BadInputError, match="must hold a batch"):
         shuffled_rows(runs, SITE, batch_size=64, buffer_rows=32)
+    pooled = run_of(tmp_path / "pooled", pooled=True)
+    with pytest.raises(BadInputError, match="one row a token and one row an example"):
+        shuffled_rows([runs[0], pooled], SITE)
     with pytest.raises(BadInputError, match="there are none"):
         shuffled_rows([], SITE)
     kept = shuffled_rows(runs, SITE, batch_size=7, drop_last=True)
     assert {len(b) for b in kept} == {7}
+
+
+def test_rows_pooled_in_different_ways_do_not_mix(tmp_path: Path) -> None:
+    def pooled(name: str, **more: Any) -> Run:
+        spec = {**SPEC, **more}
+        with STORES.get("shards")(tmp_path).open_run(name, spec, {**PLAN, "stop": 4}) as writer:
+            writer.append(unit_id(0, 4), sample_batch(0, 4, pooled=True), {})
+        return open_run(tmp_path / name)
+
+    mean = pooled("mean", strategy={"name": "mean", "params": {}}, span="all")
+    again = pooled("again", strategy={"name": "mean", "params": {}}, span="all", dataset="other")
+    last = pooled("last", strategy={"name": "last", "params": {}}, span="all")
+    answers = pooled("answers", strategy={"name": "mean", "params": {}}, span="response")
+    for other, says in ((last, "last.. over the span all"), (answers, "over the span response")):
+        with pytest.raises(BadInputError, match=says):
+            shuffled_rows([mean, other], "resid_post", 3)
+    assert shuffled_rows([mean, again], "resid_post", 3).n_rows == 8
 
 
 @pytest.mark.parametrize("store", STORES.names())

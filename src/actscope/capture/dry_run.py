@@ -32,16 +32,21 @@ class DryRun:
         path: Where it would be.
         examples: Examples that would be captured.
         already_done: Examples of the range that are on disk already.
-        tokens: Tokens through the model; with generation the most there can be.
+        tokens: Tokens of the examples; with generation the most there can be.
         failures: Examples that cannot be captured, by kind.
         bytes_by_site: Bytes of each site's array.
         dtypes: dtype on disk of each site.
         table_bytes: Bytes of records, token ids, positions and offsets.
         free_bytes: Free disk where it would be; None in a remote folder.
-        seconds: Time the model would need, from a timed probe; None where there is nothing to time.
+        seconds: Time the loaded model would need, from a timed probe; None where there is nothing
+            to time.
         units: Units that would be written.
         plan: How the range is cut.
-        padding: Tokens of padding per token that goes through the model.
+        padding: Tokens of padding per token, batches that share beginnings left aside.
+        alone: Examples longer than the token budget of a batch: each has one of its own.
+        shared: Tokens of beginnings that texts share and that are computed once; 0 where the plan
+            shares nothing.
+        saved: How many of these need not be computed again.
         upper_bound: True where answers may turn out shorter, or bytes fewer, than counted.
     """
 
@@ -58,6 +63,9 @@ class DryRun:
     plan: UnitPlan
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
     padding: float = 0.0
+    alone: int = 0
+    shared: int = 0
+    saved: int = 0
     upper_bound: bool = False
 
     @property

@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 
+from actscope.capture.batches import batches_of
 from actscope.capture.extractor import ActivationExtractor
 from actscope.capture.options import CaptureOptions
 from actscope.capture.plan import Footprint
@@ -77,7 +78,10 @@ class Counts:
         pairs: Kept tokens times the tokens of their example.
         units: Units they make.
         record_bytes: Bytes of the examples' records: ids, texts, metadata.
-        padding: Tokens of padding in the batches they make.
+        padding: Tokens of padding in the batches they make, those that share beginnings left aside.
+        alone: Examples longer than the budget, each in a batch of its own.
+        shared: Tokens of beginnings that examples share and that are computed once.
+        saved: How many of these need not be computed again.
         failures: Number of examples that cannot be captured, by kind.
     """
 
@@ -88,6 +92,9 @@ class Counts:
     units: int = 0
     record_bytes: int = 0
     padding: int = 0
+    alone: int = 0
+    shared: int = 0
+    saved: int = 0
     failures: Counter[str] = field(default_factory=Counter[str])
 
     def bytes_by_site(self, cost: RowCost) -> dict[Site, int]:
@@ -120,6 +127,9 @@ class Counts:
             int(self.units * factor),
             int(self.record_bytes * factor),
             int(self.padding * factor),
+            int(self.alone * factor),
+            int(self.shared * factor),
+            int(self.saved * factor),
         )
 
 
@@ -277,6 +287,7 @@ def count(
     for start, stop in ranges:
         total.units += 1
         lengths: list[int] = []
+        texts: list[TokenRow] = []
         for index, example in enumerate(source.examples(start, stop), start):
             try:
                 item = prepare(extractor.model, options, example, index)
@@ -287,21 +298,40 @@ def count(
                 total.failures[error.kind] += 1
                 continue
             lengths += [item.row.longest + answer] * samples
+            texts.append(item.row)
             total.examples += samples
             total.tokens += samples * (len(item.row) + answer)
             total.rows += samples * rows
             total.pairs += samples * rows * (len(item.row) + answer)
             total.record_bytes += samples * _record_bytes(extractor, item, options)
-        total.padding += padding_of(
-            lengths,
-            length_sorted_batches(
-                lengths,
-                batch_tokens=plan.batch_tokens,
-                batch_size=plan.batch_size,
-                pass_tokens=plan.pass_tokens,
-            ),
-        )
+        _count_batches(total, lengths, texts, plan)
     return total
+
+
+def _count_batches(
+    total: Counts, lengths: Sequence[int], texts: Sequence[TokenRow], plan: UnitPlan
+) -> None:
+    """Add what the batches of a unit come to; where beginnings are shared there are no answers."""
+    plain: list[Sequence[int]] = []
+    if plan.share_prefix:
+        for batch in batches_of(texts, plan):
+            if not batch.beginnings:
+                plain.append(batch.places)
+                continue
+            once = {texts[i].token_ids[:n].tobytes(): n for i, n in batch.beginnings.items()}
+            shared = sum(batch.beginnings.values())
+            total.shared += shared
+            total.saved += shared - sum(once.values())
+    else:
+        plain += length_sorted_batches(
+            lengths,
+            batch_tokens=plan.batch_tokens,
+            batch_size=plan.batch_size,
+            pass_tokens=plan.pass_tokens,
+        )
+    total.padding += padding_of(lengths, plain)
+    if plan.batch_tokens is not None:  # what is longer goes alone
+        total.alone += sum(lengths[places[0]] > plan.batch_tokens for places in plain)
 
 
 def _record_bytes(extractor: ActivationExtractor, item: Prepared, options: CaptureOptions) -> int:

@@ -121,7 +121,8 @@ class Job:
 
     def _refuse_if_too_large(self, units: Sequence[tuple[int, int]]) -> None:
         chosen = _spread(units)
-        counts = self.count(chosen).scaled(examples_in(units) / examples_in(chosen))
+        plain = replace(self, plan=replace(self.plan, share_prefix=False))  # the bytes are the same
+        counts = plain.count(chosen).scaled(examples_in(units) / examples_in(chosen))
         need = sum(counts.bytes_by_site(self.cost).values()) + len(units) * UNIT_OVERHEAD
         need += counts.table_bytes(self.cost, keep_text=self.request.options.keep_text)
         refuse_bytes(need, free_disk(self.path), self.path)

@@ -44,6 +44,7 @@ class RunResult:
         tokens: Tokens that went through the model in this call.
         seconds: Wall clock of this call.
         notices: What the user should know, such as an ignored option.
+        share_prefix: Whether texts that begin alike computed that part once.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class RunResult:
     seconds: float
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
     notices: Sequence[str] = ()
+    share_prefix: bool = False
 
     def open(self) -> Run:
         """The run, for reading."""
@@ -158,6 +160,7 @@ class DatasetRunner:
             fingerprint=job.spec.fingerprint,
             seconds=time.perf_counter() - began,
             notices=job.notices,
+            share_prefix=job.plan.share_prefix,
             **asdict(tally),
         )
 
@@ -168,6 +171,8 @@ class DatasetRunner:
             ExampleError: a prompt is too long and the policy is ``error``.
         """
         job = self._resolve({}, run_id)
+        for notice in job.notices:
+            self._progress.notice(notice)
         options = self._options
         missing = job.missing()
         counts = job.count(missing)
@@ -181,11 +186,14 @@ class DatasetRunner:
             dtypes=job.cost.dtypes,
             table_bytes=counts.table_bytes(job.cost, keep_text=options.keep_text),
             free_bytes=free_disk(job.path),
-            seconds=None if pace is None else pace * counts.tokens,
+            seconds=None if pace is None else pace * (counts.tokens - counts.saved),
             units=len(missing),
             plan=job.plan,
             failures=dict(counts.failures),
             padding=counts.padding / max(counts.tokens, 1),
+            alone=counts.alone,
+            shared=counts.shared,
+            saved=counts.saved,
             upper_bound=options.generation is not None or options.codec == "zstd",
         )
 

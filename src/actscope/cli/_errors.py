@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
 from actscope.cli._console import complain
 from actscope.core.errors import ActscopeError
 
-__all__ = ["explain"]
+__all__ = ["explain", "safe_if_stopped"]
+
+
+@contextmanager
+def safe_if_stopped(folder: Path) -> Generator[None]:
+    """What is committed to a folder meanwhile survives Ctrl-C, and the message says so.
+
+    Args:
+        folder: Where it is written. As long as it is not there, there is nothing to be safe.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        with suppress(ActscopeError, OSError):  # a server that does not answer changes no message
+            if folder.exists():
+                stopped.add_note(f"what was committed to {folder} is safe")
+        raise
 
 
 def explain(error: BaseException) -> int:
@@ -24,7 +44,7 @@ def explain(error: BaseException) -> int:
         )
         return 130
     if isinstance(error, KeyboardInterrupt):
-        complain("stopped at once; what was committed is safe", colour="yellow")
+        complain("; ".join(["stopped at once", *_notes(error)]), colour="yellow")
         return 130
     if isinstance(error, ActscopeError):
         head, *rest = str(error).splitlines()
@@ -38,3 +58,7 @@ def explain(error: BaseException) -> int:
         "run it again with --debug for the traceback, and please report it",
     )
     return 1
+
+
+def _notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", []))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from actscope.cli._console import complain, console, counted, figures, table
-from actscope.cli._folders import FOLDER
+from actscope.cli._errors import safe_if_stopped
+from actscope.cli._folders import FOLDER, NEW_FOLDER, refuse_no_folder
 
 if TYPE_CHECKING:
     from actscope.stores import RunDiff
@@ -22,7 +23,7 @@ _MOST_NAMED = 10
 
 @click.command("merge", epilog="Example: actscope runs merge runs/a runs/b --out runs/all")
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", required=True, type=FOLDER, help="The merged run, a new folder.")
+@click.option("--out", required=True, type=NEW_FOLDER, help="The merged run, a new folder.")
 @click.option(
     "--keep-first",
     is_flag=True,
@@ -32,7 +33,8 @@ def merge(runs: tuple[Path, ...], out: Path, keep_first: bool) -> None:
     """Write runs of one spec, over any ranges of the dataset, to one new run."""
     from actscope.stores import merge_runs
 
-    report = merge_runs(runs, out, keep_first=keep_first)
+    with safe_if_stopped(out):
+        report = merge_runs(runs, out, keep_first=keep_first)
     written = counted(report.copied, "unit") + " copied"
     if report.cut:
         written += f", {counted(report.cut, 'unit')} cut from larger ones"
@@ -54,7 +56,11 @@ def tag(run: Path, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
     from actscope.stores import open_run, tag_run
 
     with open_run(run) as opened:
-        found = tag_run(run, tags, remove) if tags or remove else opened.tags
+        before = opened.tags
+        found = tag_run(run, tags, remove) if tags or remove else before
+    for word in remove:
+        if word not in before:
+            complain(f"{run} had no tag {word!r}", colour="yellow")
     click.echo(f"{run}: {', '.join(found) or 'no tags'}")
 
 
@@ -140,11 +146,9 @@ def _may_go(run: Path, size: str) -> bool:
 def du(folder: Path, sites: bool) -> None:
     """Say how much disk the runs of a folder take, and what for."""
     from actscope.capture.sizes import readable_bytes
-    from actscope.core.errors import BadInputError
     from actscope.stores import disk_usage, list_runs
 
-    if not folder.is_dir():
-        raise BadInputError("there is no such folder", got=folder)
+    refuse_no_folder(folder)
     used = [disk_usage(run.path) for run in list_runs(folder)]
     if not used:
         click.echo(f"no runs in {folder}")

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from actscope.cli._console import complain, console, counted, error_console, table
-from actscope.cli._folders import FOLDER
+from actscope.cli._errors import safe_if_stopped
+from actscope.cli._folders import FOLDER, NEW_FOLDER
 from actscope.core.errors import BadInputError
 
 __all__ = ["add_commands"]
@@ -91,13 +92,14 @@ def _export_directions(
 @click.command("import", epilog="Example: actscope runs import out --from zarr --out runs/again")
 @click.argument("source", type=FOLDER)
 @click.option("--from", "form", required=True, help="The format of the files.")
-@click.option("--out", required=True, type=FOLDER, help="The folder of the new run.")
+@click.option("--out", required=True, type=NEW_FOLDER, help="The folder of the new run.")
 @_OPTION
 def import_(source: Path, form: str, out: Path, options: tuple[str, ...]) -> None:
     """Make a native run of an export, or of files that another program wrote."""
     from actscope.formats import import_run
 
-    report = import_run(source, form, out, options=_pairs(options))
+    with safe_if_stopped(out):
+        report = import_run(source, form, out, options=_pairs(options))
     line = f"{out}: {counted(report.examples, 'example')}, {counted(report.units, 'unit')}"
     if report.resumed:
         line += f" ({report.resumed} there already)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -25,6 +25,11 @@ def print_result(out: Console, result: RunResult) -> None:
         ("captured", f"{counted(result.captured, 'example')}, {counted(result.tokens, 'token')}"),
         *([("on disk before", counted(result.resumed, "example"))] if result.resumed else []),
         ("failures", failures_line(result.failures)),
+        *(
+            [("shared beginnings", "computed once, where texts have them")]
+            if result.share_prefix
+            else []
+        ),
         ("time", f"{result.seconds:.1f} s" + (f", {pace:,.0f} tokens/s" if pace else "")),
     ]
     out.print(figures("Captured", pairs))
@@ -41,28 +46,37 @@ def print_dry_run(out: Console, dry: DryRun) -> None:
 
     rows = [(site, dry.dtypes[site], f"{size:,}") for site, size in dry.bytes_by_site.items()]
     out.print(table("Bytes by site", ["site", "dtype", "bytes#"], rows))
+    out.print(figures("Dry run: nothing was written", _foreseen(dry)))
+    refuse_bytes(dry.total_bytes, dry.free_bytes, dry.path)
+
+
+def _foreseen(dry: DryRun) -> Iterator[tuple[str, object]]:
     most = "at most " if dry.upper_bound else ""
-    seconds = "nothing to do" if dry.seconds is None else f"about {_duration(dry.seconds)}"
     plan = dry.plan
     batches = f"{plan.batch_size} examples" if plan.batch_size else f"{plan.batch_tokens} tokens"
-    pairs: list[tuple[str, object]] = [
-        ("run", dry.path),
-        ("examples", f"{dry.examples:,} to capture, {dry.already_done:,} on disk"),
-        ("failures", failures_line(dry.failures)),
-        ("tokens", f"{most}{dry.tokens:,}"),
-        (
-            "units",
-            f"{dry.units} of at most {counted(plan.unit_size, 'example')}, batches of {batches}",
-        ),
-        ("padding", f"{dry.padding:.1%} of the tokens"),
-        ("arrays", f"{most}{sum(dry.bytes_by_site.values()):,} bytes"),
-        ("tables", f"{most}{dry.table_bytes:,} bytes"),
-        ("disk needed", f"{most}{readable_bytes(dry.total_bytes)}"),
-        ("disk free", "unknown" if dry.free_bytes is None else readable_bytes(dry.free_bytes)),
-        ("time", seconds),
-    ]
-    out.print(figures("Dry run: nothing was written", pairs))
-    refuse_bytes(dry.total_bytes, dry.free_bytes, dry.path)
+    yield "run", dry.path
+    yield "examples", f"{dry.examples:,} to capture, {dry.already_done:,} on disk"
+    yield "failures", failures_line(dry.failures)
+    yield "tokens", f"{most}{dry.tokens:,}"
+    if plan.share_prefix:
+        left = f"{dry.tokens - dry.saved:,} tokens go through the model"
+        yield "shared beginnings", f"{_share(dry.shared, dry.tokens)}, computed once: {left}"
+    size = counted(plan.unit_size, "example")
+    yield "units", f"{dry.units} of at most {size}, batches of {batches}"
+    if dry.alone:
+        yield "longer than a batch", f"{counted(dry.alone, 'example')}, each in one of its own"
+    yield "padding", f"{dry.padding:.1%} of the tokens"
+    yield "arrays", f"{most}{sum(dry.bytes_by_site.values()):,} bytes"
+    yield "tables", f"{most}{dry.table_bytes:,} bytes: ids, texts, metadata, tokens, positions"
+    yield "disk needed", f"{most}{readable_bytes(dry.total_bytes)}"
+    yield "disk free", "unknown" if dry.free_bytes is None else readable_bytes(dry.free_bytes)
+    seconds = dry.seconds
+    about = "nothing to do" if seconds is None else f"about {_duration(seconds)}, without loading"
+    yield "time", about
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / max(whole, 1):.0%} of the tokens"
 
 
 def failures_line(failures: Mapping[str, int]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from actscope.cli._folders import LOCAL_FOLDER
 from actscope.core.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from actscope.studies.introspection.passes import Pass
 
 __all__ = ["COMMAND"]
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group("introspect", short_help="Answers, stated confidence, and what lies behind them.")
@@ -44,7 +43,7 @@ _COLLECT_OPTIONS = (
         help="Adapter of a finetuned model: a folder, a name under local_checkpoints/, a hub id. "
         "With the bundled model: demo-lora.",
     ),
-    click.option("--output-dir", type=_FOLDER, help="Folder of the collection."),
+    click.option("--output-dir", type=LOCAL_FOLDER, help="Folder of the collection."),
     click.option(
         "--dataset-path",
         default="demo:mcq/marren",
@@ -146,6 +145,7 @@ def collect(**options: Any) -> None:
     arguments = _Arguments(**options)
     params = _params(arguments)
     from actscope.cli._console import console, error_console
+    from actscope.cli._errors import safe_if_stopped
     from actscope.cli._introspect import print_budget, print_collected
     from actscope.cli._progress import Bar
     from actscope.studies.introspection.collect import collect as run
@@ -155,7 +155,7 @@ def collect(**options: Any) -> None:
     if arguments.dry_run:
         print_budget(console(), dry_run(model, params))
         return
-    with Bar(error_console()) as bar:
+    with Bar(error_console()) as bar, safe_if_stopped(params.output_dir):
         done = run(model, params, bar)
     print_collected(console(), done)
 
@@ -233,11 +233,13 @@ Examples:
   actscope introspect inspect --data-dir full_run_base/mcq --compare-with full_run_finetuned/mcq
 """,
 )
-@click.option("--data-dir", type=_FOLDER, required=True, help="A collection, or one of its passes.")
+@click.option(
+    "--data-dir", type=LOCAL_FOLDER, required=True, help="A collection, or one of its passes."
+)
 @click.option(
     "--show-examples", type=click.IntRange(0), default=0, metavar="N", help="Rows to show."
 )
-@click.option("--compare-with", type=_FOLDER, help="Another collection of the same questions.")
+@click.option("--compare-with", type=LOCAL_FOLDER, help="Another collection of the same questions.")
 @click.option("--prompt-type", help="mcq, self or other, where --data-dir is the whole collection.")
 @click.option("--check-all-types", is_flag=True, help="All passes, one after the other.")
 @click.option("--figure/--no-figure", default=True, help="Save a picture in the collection.")
@@ -296,8 +298,8 @@ def _pass_names(
     "compare",
     epilog="Example: actscope introspect compare full_run_base full_run_finetuned",
 )
-@click.argument("one", type=_FOLDER)
-@click.argument("other", type=_FOLDER)
+@click.argument("one", type=LOCAL_FOLDER)
+@click.argument("other", type=LOCAL_FOLDER)
 @click.option("--figure/--no-figure", default=True, help="Save pictures in the first collection.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def compare(one: Path, other: Path, figure: bool, as_json: bool) -> None:
@@ -335,12 +337,14 @@ Examples:
 )
 @click.option(
     "--data-dir",
-    type=_FOLDER,
+    type=LOCAL_FOLDER,
     required=True,
     help="A collection of all three passes of at least 40 questions.",
 )
-@click.option("--compare-with", type=_FOLDER, help="Another collection of the same questions.")
-@click.option("--out", type=_FOLDER, help="Folder of the report; DATA-DIR/analysis by default.")
+@click.option("--compare-with", type=LOCAL_FOLDER, help="Another collection of the same questions.")
+@click.option(
+    "--out", type=LOCAL_FOLDER, help="Folder of the report; DATA-DIR/analysis by default."
+)
 @click.option("--shuffles", type=click.IntRange(1), default=200, show_default=True, help="Refits.")
 @click.option("--pairs", type=click.IntRange(1), default=100, show_default=True, help="To patch.")
 @click.option(
@@ -397,8 +401,8 @@ def analyze(data_dir: Path, compare_with: Path | None, out: Path | None, **optio
 @introspect.command(
     "merge", epilog="Example: actscope introspect merge part1 part2 --output-dir all"
 )
-@click.argument("parts", nargs=-1, required=True, type=_FOLDER)
-@click.option("--output-dir", type=_FOLDER, required=True, help="A new folder.")
+@click.argument("parts", nargs=-1, required=True, type=LOCAL_FOLDER)
+@click.option("--output-dir", type=LOCAL_FOLDER, required=True, help="A new folder.")
 def merge(parts: tuple[Path, ...], output_dir: Path) -> None:
     """Put collections over neighbouring ranges (--offset, --num-questions) together."""
     from actscope.cli._console import console, counted

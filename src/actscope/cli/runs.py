@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actscope.cli._console import complain, console, counted, figures, table
-from actscope.cli._folders import FOLDER
+from actscope.cli._folders import FOLDER, refuse_no_folder
 from actscope.cli._runs_care import CARE
 from actscope.cli._runs_formats import add_commands
-from actscope.core.errors import DamagedRunError
+from actscope.core.errors import BadInputError, DamagedRunError
 
 if TYPE_CHECKING:
     from actscope.stores import Run, RunListing, RunSummary, VerifyReport
 
 __all__ = ["COMMAND"]
+
+_COLLECTION = "run_config.json"
+"""What lies in a collection of introspection; see its ``record``."""
 
 
 @click.group("runs", short_help="List, show, verify, repair, merge, compare and delete runs.")
@@ -37,11 +40,9 @@ def runs() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def list_(folder: Path, where: str | None, as_json: bool) -> None:
     """List the runs in a folder and its subfolders."""
-    from actscope.core.errors import BadInputError
     from actscope.stores import list_runs
 
-    if not folder.is_dir():
-        raise BadInputError("there is no such folder", got=folder)
+    refuse_no_folder(folder)
     found = list_runs(folder, where)
     if as_json:
         click.echo(json.dumps([run.to_json() for run in found], indent=1, default=str))
@@ -74,9 +75,7 @@ def _listing_row(run: RunListing) -> tuple[object, ...]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def show(run: Path, as_json: bool) -> None:
     """Show a run: its spec, counts, statistics by site, and errors by kind."""
-    from actscope.stores import open_run
-
-    with open_run(run) as opened:
+    with _opened(run) as opened:
         summary = opened.summary()
         if as_json:
             data = {
@@ -88,6 +87,22 @@ def show(run: Path, as_json: bool) -> None:
             click.echo(json.dumps(data, indent=1, default=str))
             return
         _print_run(opened, summary)
+
+
+def _opened(path: Path) -> Run:
+    """The run at a path; where a collection of introspection lies there, say what shows it."""
+    from actscope.stores import open_run
+
+    try:
+        return open_run(path)
+    except BadInputError as error:
+        near = (path, path.parent) if path.is_dir() else ()
+        if not any((folder / _COLLECTION).is_file() for folder in near):
+            raise
+        raise BadInputError(
+            f"{path} is no run: a collection of introspection lies there",
+            next_step=f"actscope introspect inspect --data-dir {path}",
+        ) from error
 
 
 def _print_run(run: Run, summary: RunSummary) -> None:
@@ -125,6 +140,8 @@ def _facts(run: Run, summary: RunSummary) -> Iterator[tuple[str, object]]:
     )
     yield "examples", f"{summary.n_examples:,} captured, {summary.n_failures:,} failed"
     yield "tokens", tokens
+    if run.plan is not None and run.plan.share_prefix:
+        yield "shared beginnings", "computed once, where texts of a unit have them"
     yield "tags", ", ".join(run.tags) or "none"
     yield "fingerprint", run.fingerprint or "none"
     yield "begun", run.created
@@ -206,8 +223,10 @@ def _verify_one(path: Path, fast: bool) -> bool:
             *_repair(report, path),
         )
         return False
-    read = "records and sizes checked" if fast else f"{readable_bytes(report.bytes)} read"
-    line = f"{path}: whole. {counted(report.units, 'unit')}, {read}"
+    units = counted(report.units, "unit")
+    line = f"{path}: whole. {units}, {readable_bytes(report.bytes)} read"
+    if fast:
+        line = f"{path}: records and sizes of {units} agree; bytes not read (--full reads them)"
     if pending:
         line += f"; not captured yet: {counted(pending, 'planned unit')}"
     if report.leftovers:

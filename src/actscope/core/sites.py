@@ -404,11 +404,12 @@ def _layer_list(layers: str | Iterable[int] | None, n_layers: int) -> list[int]:
 
 
 def _to_int(text: str, what: str = "layer") -> int:
+    layers, parts = 'indices such as 3, -1 or 1,2,3, or "all"', "a list such as 0,5 or 0:4"
     try:
         return int(text)
     except ValueError:
         raise BadInputError(
             f"a {what} must be a whole number",
             got=repr(text.strip()),
-            expected='12, -1 or "all"' if what == "layer" else "a list such as 0,5 or 0:4",
+            expected=layers if what == "layer" else parts,
         ) from None

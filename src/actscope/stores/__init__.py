@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from actscope.stores._care import DiskUsage, delete_run, disk_usage
 from actscope.stores._diff import RunDiff, SiteDiff, diff_runs
+from actscope.stores._examples import Examples
 from actscope.stores._formats import FileSums, UnitFormat, as_bytes, checksum
 from actscope.stores._io import (
     TEMP_PREFIX,
@@ -26,7 +27,7 @@ from actscope.stores._io import (
 from actscope.stores._merge import MergeReport, merge_runs
 from actscope.stores._npy import npy_header, parse_npy, read_npy_header
 from actscope.stores._plain_pickle import read_plain_pickle, walk_arrays
-from actscope.stores._reader import Examples, Run, open_run
+from actscope.stores._reader import Run, open_run
 from actscope.stores._records import (
     Coding,
     CommitRecord,

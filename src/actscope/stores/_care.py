@@ -15,7 +15,7 @@ from actscope.stores._records import COMMITS, RUN_FILE, CommitRecord, load_commi
 from actscope.stores._remote import as_folder, is_remote
 from actscope.stores._run_folder import STORES
 from actscope.stores._tags import TAGS_FILE
-from actscope.stores._verify import DAMAGED
+from actscope.stores._verify import DAMAGED, no_run_there
 
 __all__ = ["DiskUsage", "delete_run", "disk_usage"]
 
@@ -117,7 +117,7 @@ def _refuse_no_run(folder: Path) -> None:
     if not (folder / RUN_FILE).is_file() and not (folder / COMMITS).is_dir():
         raise BadInputError(
             f"{folder} is no run",
-            got="no such folder" if not folder.is_dir() else f"a folder without {RUN_FILE}",
+            got=no_run_there(folder),
             next_step="`actscope runs list FOLDER` shows the runs of a folder",
         )
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate, pairwise
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from actscope.core.activations import ExampleFailure, ExampleRecord
+from actscope.core.activations import ExampleFailure
 from actscope.core.arrays import DTYPES, Array, to_float32, to_torch
 from actscope.core.cache import ActivationCache
 from actscope.core.errors import BadInputError, DamagedRunError, UnknownNameError
 from actscope.core.sites import Site, captured_site, resolve_layer
 from actscope.core.spec import UnitPlan
+from actscope.stores._examples import Examples, place_of
 from actscope.stores._records import COMMITS, RUN_FILE, SiteEntry, load_run
 from actscope.stores._remote import as_folder
 from actscope.stores._run_folder import committed_files
 from actscope.stores._slice import RunSlice, Sliceable
-from actscope.stores._stored_batch import stored_examples
 from actscope.stores._stored_unit import StoredUnit, UnitFiles, format_of
 from actscope.stores._summary import RunSummary, summarise
 from actscope.stores._tags import read_tags
@@ -33,7 +34,7 @@ from actscope.stores._verify import VerifyReport, no_run, verify_run
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Examples", "Run", "open_run"]
+__all__ = ["Run", "open_run"]
 
 _READERS = 4
 """Units of a mapped format that are read at a time: a disk is faster with several reads to do."""
@@ -188,6 +189,12 @@ class Run(Sliceable):
     def __len__(self) -> int:
         return self.n_examples
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether any example has tokens besides its prompt; from commit records alone."""
+        counts = (unit.commit.counts for unit in self._units)
+        return any(count["tokens"] > count["prompt_tokens"] for count in counts)
+
     @cached_property
     def examples(self) -> Examples:
         """Records of the examples, in dataset order, read when asked for."""
@@ -198,7 +205,7 @@ class Run(Sliceable):
         """Examples that could not be captured."""
         return tuple(error for unit in self._units for error in unit.commit.errors)
 
-    def tokens(self, example: int) -> torch.Tensor:
+    def tokens(self, example: int | str) -> torch.Tensor:
         """All token ids of one example, ``[n_tokens]`` int64.
 
         Raises:
@@ -209,11 +216,11 @@ class Run(Sliceable):
             raise BadInputError("this run keeps no texts and token ids")
         return to_torch(self._of_tokens("tokens.ids", example))
 
-    def phase(self, example: int) -> torch.Tensor:
+    def phase(self, example: int | str) -> torch.Tensor:
         """Prompt (0), response (1) or reasoning (2), each token of one example, ``[n_tokens]``."""
         return to_torch(self._of_tokens("tokens.phase", example))
 
-    def positions(self, example: int) -> torch.Tensor:
+    def positions(self, example: int | str) -> torch.Tensor:
         """Token positions of the stored rows of one example, ``[L_i]`` int32.
 
         Raises:
@@ -231,26 +238,31 @@ class Run(Sliceable):
 
         Raises:
             UnknownNameError: it was not captured.
+            BadInputError: the layer is no whole number.
         """
         if isinstance(name, Site):
             name, layer = str(name), None
-        if layer is not None and layer < 0:
-            layer = self._from_the_end(name, layer)
+        if layer is not None:
+            layer = self._layer(name, layer)
         return captured_site(self.sites, name, layer)
 
-    def get(self, name: str | Site, layer: int | None = None, *, example: int) -> torch.Tensor:
+    def get(
+        self, name: str | Site, layer: int | None = None, *, example: int | str
+    ) -> torch.Tensor:
         """The activations of one example, ``[L_i, d]``, or ``[d]`` where tokens were pooled.
 
         Heads have an axis of their own: ``[L_i, head, d_head]`` of q, k, v and z, and
-        ``[head, query, key]`` of a pattern, whose keys are all tokens of the example.
+        ``[head, query, key]`` of a pattern, whose keys are all tokens of the example. Where some
+        heads were chosen it holds these alone, ascending, as ``site(name, layer).parts`` says.
 
         Args:
             name: A site's name (``resid_post``) or key (``blocks.3.resid_post``).
             layer: The layer of a name.
-            example: Its place in the run; negative counts from the end.
+            example: Its id, or its place in the run; a negative one counts from the end.
 
         Raises:
             UnknownNameError: the site was not captured.
+            BadInputError: there is no such example.
             DamagedRunError: the stored bytes are not what was committed.
         """
         site = self.site(name, layer)
@@ -258,7 +270,7 @@ class Run(Sliceable):
         start, stop = self._rows_of(unit, site, at)
         return to_torch(self._shaped(unit, site, at, unit.private(str(site), start, stop)))
 
-    def cache(self, example: int) -> ActivationCache:
+    def cache(self, example: int | str) -> ActivationCache:
         """One example's activations under TransformerLens' names: read-only, read when asked for.
 
         ``run.cache(3)["blocks.2.attn.hook_z"]`` is ``[L, head, d_head]``, without a batch axis.
@@ -268,7 +280,7 @@ class Run(Sliceable):
             self.sites, lambda site: self.get(site, example=example), self._n_layers()
         )
 
-    def array(self, name: str | Site, layer: int | None = None, *, example: int) -> Array:
+    def array(self, name: str | Site, layer: int | None = None, *, example: int | str) -> Array:
         """Like ``get``, but numpy, read-only and without copying (native store)."""
         site = self.site(name, layer)
         unit, at = self._place(example)
@@ -321,7 +333,14 @@ class Run(Sliceable):
         """The committed units, in dataset order, for tools that go through a run file by file."""
         return self._units
 
-    def _from_the_end(self, name: str, layer: int) -> int:
+    def _layer(self, name: str, given: object) -> int:
+        if isinstance(given, bool) or not isinstance(given, Integral):
+            raise BadInputError(
+                "a layer is a whole number", got=repr(given)[:60], expected="such as 3, or -1"
+            )
+        layer = int(given)
+        if layer >= 0:
+            return layer
         n_layers = self._n_layers()
         if n_layers:
             return resolve_layer(layer, n_layers)
@@ -334,16 +353,21 @@ class Run(Sliceable):
         n_layers = model.get("n_layers") if isinstance(model, dict) else None
         return n_layers if isinstance(n_layers, int) else 0
 
-    def _place(self, example: int) -> tuple[StoredUnit, int]:
+    def place(self, example: int | str) -> int:
+        """The place of an example, from 0 on, by its id or by a place that may be negative.
+
+        Raises:
+            BadInputError: there is no such example.
+        """
+        return place_of(example, self.n_examples, lambda: self.examples.by_id)
+
+    def _place(self, example: int | str) -> tuple[StoredUnit, int]:
         """The unit of an example, and its place there."""
-        n = self.n_examples
-        index = example + n if example < 0 else example
-        if not 0 <= index < n:
-            raise BadInputError("no such example", got=example, expected=f"0 to {n - 1}")
+        index = self.place(example)
         at = bisect_right(self._ends, index)
         return self._units[at], index - (self._ends[at - 1] if at else 0)
 
-    def _of_tokens(self, table: str, example: int) -> Array:
+    def _of_tokens(self, table: str, example: int | str) -> Array:
         unit, at = self._place(example)
         start, stop = unit.read("tokens.offsets")[at : at + 2].tolist()
         return unit.read(table)[start:stop]
@@ -396,41 +420,6 @@ class Run(Sliceable):
         with ThreadPoolExecutor(_READERS if self._format.mapped else 1) as readers:
             list(readers.map(lambda unit, part: unit.read_into(name, part), self._units, parts))
         return result
-
-
-class Examples(Sequence[ExampleRecord]):
-    """Records of a run's examples; a unit's records are read when one of them is asked for."""
-
-    def __init__(self, units: Sequence[StoredUnit], ends: Sequence[int]) -> None:
-        self._stored = units
-        self._ends = ends
-        self._unit = lru_cache(maxsize=64)(self._read)
-
-    def _read(self, at: int) -> tuple[ExampleRecord, ...]:
-        return tuple(stored_examples(self._stored[at]))
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} examples: index them, iterate over them>"
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __iter__(self) -> Iterator[ExampleRecord]:
-        for at in range(len(self._stored)):
-            yield from self._unit(at)
-
-    @overload
-    def __getitem__(self, index: int) -> ExampleRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[ExampleRecord]: ...
-    def __getitem__(self, index: int | slice) -> ExampleRecord | list[ExampleRecord]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(index)
-        at = bisect_right(self._ends, place)
-        return self._unit(at)[place - (self._ends[at - 1] if at else 0)]
 
 
 def _parse_site(key: str) -> Site:

@@ -15,6 +15,7 @@ from actscope.core.arrays import DTYPES, Array, to_float32, to_torch
 from actscope.core.errors import BadInputError
 from actscope.core.sites import Site
 from actscope.core.text import PROMPT, RESPONSE, THINK, Span
+from actscope.stores._examples import place_of
 from actscope.stores._where import Where
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Sliceable:
         """
         return self.whole().chosen(Where.parse(condition))
 
-    def take(self, examples: Sequence[int]) -> RunSlice:
-        """Examples by their places, in the order given; negative ones from the end."""
+    def take(self, examples: Sequence[int | str]) -> RunSlice:
+        """Examples by their ids or places, in the order given; negative ones from the end."""
         return self.whole().at(examples)
 
     def span(self, span: str | Span) -> RunSlice:
@@ -61,7 +62,8 @@ class Sliceable:
             span: ``prompt``, ``response``, ``think``, ``answer``, ``last:K`` or ``START:END``.
 
         Raises:
-            BadInputError: the tokens were pooled, or the span needs what the tokens spell.
+            BadInputError: the tokens were pooled, the span needs what the tokens spell, or it is
+                the answers' and no example of the run has one.
         """
         return self.whole().cut(Span.parse(span))
 
@@ -119,11 +121,13 @@ class RunSlice(Sliceable):
         """Records of the examples."""
         return ChosenExamples(self.run, self.places)
 
-    def get(self, name: str | Site, layer: int | None = None, *, example: int) -> torch.Tensor:
-        """As ``Run.get``: the chosen rows of one example, by its place in this part."""
+    def get(
+        self, name: str | Site, layer: int | None = None, *, example: int | str
+    ) -> torch.Tensor:
+        """As ``Run.get``: the chosen rows of one example, by its id or its place in this part."""
         return to_torch(self.array(name, layer, example=example).copy())
 
-    def array(self, name: str | Site, layer: int | None = None, *, example: int) -> Array:
+    def array(self, name: str | Site, layer: int | None = None, *, example: int | str) -> Array:
         """As ``Run.array``: numpy, read-only where nothing had to be gathered."""
         site = self.run.site(name, layer)
         whole = self.run.array(site, example=self._place(example))
@@ -132,17 +136,17 @@ class RunSlice(Sliceable):
             return whole
         return whole[:, rows] if site.layout == "blocks" else whole[rows]
 
-    def positions(self, example: int) -> torch.Tensor:
+    def positions(self, example: int | str) -> torch.Tensor:
         """Token positions of the chosen rows of one example."""
         place = self._place(example)
         positions, rows = self.run.positions(place), self._rows(place)
         return positions if rows is None else positions[to_torch(rows)]
 
-    def tokens(self, example: int) -> torch.Tensor:
+    def tokens(self, example: int | str) -> torch.Tensor:
         """All token ids of one example."""
         return self.run.tokens(self._place(example))
 
-    def phase(self, example: int) -> torch.Tensor:
+    def phase(self, example: int | str) -> torch.Tensor:
         """The phase of all tokens of one example."""
         return self.run.phase(self._place(example))
 
@@ -166,9 +170,9 @@ class RunSlice(Sliceable):
         pairs = zip(self.places, self.examples, strict=True)
         return replace(self, places=tuple(p for p, record in pairs if where.matches(record)))
 
-    def at(self, examples: Sequence[int]) -> RunSlice:
-        """Examples by their places in this part; see ``take``."""
-        return replace(self, places=tuple(self._place(int(i)) for i in examples))
+    def at(self, examples: Sequence[int | str]) -> RunSlice:
+        """Examples by their ids or places in this part; see ``take``."""
+        return replace(self, places=tuple(self._place(example) for example in examples))
 
     def cut(self, span: Span) -> RunSlice:
         """The rows of some tokens; see ``span``."""
@@ -187,6 +191,12 @@ class RunSlice(Sliceable):
             raise BadInputError(
                 "a pooled run has one row for each example: there is nothing to cut", got=span
             )
+        if span.kind in ("response", "think") and len(self.run) and not self.run.has_answers:
+            raise BadInputError(
+                "no example of this run has an answer",
+                got=f"the span {span}",
+                next_step="capture with answers: --generate N (CaptureOptions(generation=...))",
+            )
         return replace(self, kept=span)
 
     def flat(self, site: Site, example: int) -> Array:
@@ -198,11 +208,15 @@ class RunSlice(Sliceable):
         """All of it."""
         return self
 
-    def _place(self, example: int) -> int:
-        n = len(self.places)
-        if not -n <= example < n:
-            raise BadInputError("no such example", got=example, expected=f"0 to {n - 1}")
-        return self.places[example]
+    def _place(self, example: int | str) -> int:
+        return self.places[place_of(example, len(self.places), lambda: self._by_id)]
+
+    @cached_property
+    def _by_id(self) -> dict[str, int]:
+        """Place in this part of each id."""
+        here = {place: at for at, place in enumerate(self.places)}
+        found = self.run.examples.by_id.items()
+        return {name: here[place] for name, place in found if place in here}
 
     def _rows(self, place: int) -> _Places | None:
         if self.kept == _EVERYTHING:
@@ -245,7 +259,8 @@ def shuffled_rows(
 
     Raises:
         UnknownNameError: a run has no such site.
-        BadInputError: rows of different widths, no runs, or a buffer smaller than a batch.
+        BadInputError: rows of different widths or pooled differently, no runs, or a buffer smaller
+            than a batch.
     """
     from actscope.stores._training import ShuffledRows
 

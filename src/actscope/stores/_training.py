@@ -56,8 +56,9 @@ class RowDataset(Dataset[torch.Tensor]):
         """Several rows, example by example: what a ``DataLoader`` asks for."""
         n = len(self)
         wanted = np.array([i + n if i < 0 else i for i in indices], dtype=np.int64)
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < n):
-            raise IndexError(int(wanted.max()))
+        beyond = np.flatnonzero((wanted < 0) | (wanted >= n))
+        if len(beyond):
+            raise IndexError(f"there is no row {indices[beyond[0]]}: there are {n:,}")
         examples = np.searchsorted(self.offsets, wanted, side="right") - 1
         found: dict[int, torch.Tensor] = {}
         for example in np.unique(examples).tolist():
@@ -118,6 +119,7 @@ class ShuffledRows(IterableDataset[torch.Tensor]):
         self.parts = list(parts)
         self.sites = [part.run.site(name, layer) for part in self.parts]
         self._check_widths()
+        self._check_pooling()
         self.batch_size = batch_size
         self.buffer_rows = buffer_rows
         self.seed = seed
@@ -178,6 +180,19 @@ class ShuffledRows(IterableDataset[torch.Tensor]):
                 "the runs hold rows of different widths, or there are none", got=sorted(widths)
             )
 
+    def _check_pooling(self) -> None:
+        """A row of a token and the mean of many, or means of other tokens, do not belong together.
+
+        Rows of tokens do, whatever the spans they were captured with.
+        """
+        kinds = dict.fromkeys(map(_pooling, self.parts, self.sites))
+        if len(kinds) > 1:
+            raise BadInputError(
+                "the runs hold rows of different kinds",
+                got=" and ".join(kinds),
+                next_step="mix runs captured with one --pool, and where it pools with one --span",
+            )
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "parts": None}
 
@@ -187,6 +202,18 @@ class ShuffledRows(IterableDataset[torch.Tensor]):
         self.__dict__ = state
         described: list[tuple[Path, tuple[int, ...], Span]] = self._described
         self.parts = [RunSlice(open_run(p), places, span) for p, places, span in described]
+
+
+def _pooling(part: RunSlice, site: Site) -> str:
+    """What a row of a site is, in words."""
+    if not part.run.is_pooled(site):
+        return "one row a token"
+    strategy = dict((part.run.spec or {}).get("strategy") or {})
+    if strategy.get("name", "none") == "none":
+        return "one row an example"
+    params = ", ".join(f"{k}={v}" for k, v in dict(strategy.get("params") or {}).items())
+    span = (part.run.spec or {}).get("span", "all")
+    return f"{strategy['name']}({params}) over the span {span}"
 
 
 def _blocks(part: RunSlice) -> Iterator[tuple[int, int]]:

@@ -36,6 +36,7 @@ __all__ = [
     "find_runs",
     "list_runs",
     "no_run",
+    "no_run_there",
     "repair_run",
     "sweep",
     "verify_run",
@@ -202,11 +203,18 @@ def no_run(folder: Path) -> BadInputError:
     inside = [str(p) for p in find_runs(folder)][:5]
     return BadInputError(
         f"there is no run at {folder}",
-        got="no such folder" if not folder.is_dir() else f"no {RUN_FILE}",
+        got=no_run_there(folder),
         next_step="did you mean " + ", ".join(inside) + "?"
         if inside
         else "`actscope runs list FOLDER` shows the runs of a folder",
     )
+
+
+def no_run_there(folder: Path) -> str:
+    """What lies at a path in place of a run's folder."""
+    if folder.is_dir():
+        return f"a folder without {RUN_FILE}"
+    return "a file" if folder.is_file() else "no such folder"
 
 
 def sweep(path: str | Path, older_than: float = 3600.0) -> list[Path]:

@@ -186,8 +186,18 @@ class Answering:
         """Whether texts can share their beginnings, by adapter and sites."""
         return {}
 
-    def prefix_refusal(self, selection: Selection) -> str:
-        """See ``core.protocols.BackendModel.prefix_refusal``."""
+    def prefix_refusal(self, selection: Selection | str | Sequence[str | Site]) -> str:
+        """Why texts that begin alike cannot share that part; empty where they can.
+
+        Args:
+            selection: What would be captured; site names or keys as for ``capture`` do as well.
+
+        Raises:
+            UnknownNameError: no such site or module.
+            SiteUnavailableError: a site is not verified on this model.
+        """
+        if not isinstance(selection, Selection):
+            selection = Selection(self._model.expand(selection), as_strategy(None))
         return prefix_refusal(self._model, self._model.taps(selection))
 
     @property
