@@ -33,9 +33,12 @@ def files_of(path):
     return found
 
 
+_FEW_AND_MANY = (
+    ("shards", 140, 10_000), ("npz", 35, 2_000), ("hdf5", 35, 2_000), ("pickle", 35, 2_000)
+)  # fmt: skip
 FLIPS = [
     pytest.param(store, n, marks=marks)
-    for store, few, many in (("shards", 140, 10_000), ("npz", 35, 2_000), ("hdf5", 35, 2_000))
+    for store, few, many in _FEW_AND_MANY
     for n, marks in ((few, ()), (many, pytest.mark.faults))
 ]
 
