@@ -20,7 +20,6 @@ import errno
 import json
 import mmap
 import os
-import signal
 import sys
 import time
 import traceback
@@ -196,7 +195,6 @@ def serve(run=guarded):
 
 def _become_writer(asked, run):
     code = 1
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         for handle, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(asked[name], os.O_CREAT | os.O_WRONLY, 0o644), handle)
