@@ -5,7 +5,7 @@
 
 Collections that are there already are not made again; --costs-only measures time and memory anew
 and keeps the other figures of --out. Batch sizes are measured in processes of their own, for the
-largest memory each of them held. Processor time is of one thread, in turns, so that what else the
+largest memory each of them held. Processor time is of all threads, in turns, so that what else the
 machine does bears on all ways alike.
 """
 
