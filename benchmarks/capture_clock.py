@@ -20,11 +20,12 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 WAY = Path(__file__).parent / "capture_way.py"
 PARTS = 16
@@ -36,54 +37,111 @@ Times = dict[str, list[float]]
 """Seconds of every time a way was done, by clock."""
 
 
+class EndedError(Exception):
+    """A contender's process ended, or said nothing for too long."""
+
+
 @dataclass
 class Contender:
-    """A process that does one way over and over.
+    """A process that does one way over and over, and says so in lines of JSON.
+
+    Of each time it says the CPU seconds, and on the system's monotonic clock when it began and when
+    it was over.
 
     Attributes:
+        errors: What it writes to stderr.
         turn: Seconds that its turns last.
         times: Seconds of every time it did its way.
-        wall: Seconds of its turns since it last finished.
+        turns: When its turns since it last finished began and ended.
     """
 
     name: str
     process: subprocess.Popen[bytes]
+    errors: IO[bytes]
     turn: float = SHORTEST_TURN
     times: Times = field(default_factory=lambda: {clock: [] for clock in CLOCKS})
-    wall: float = 0.0
+    turns: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
 
-    def hear(self) -> dict[str, float]:
-        """What it says next: the CPU seconds that a time took, and when that was over."""
+    @classmethod
+    def started(
+        cls, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> Contender:
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=errors, bufsize=0, env=environment
+        )
+        return cls(name, process, errors)
+
+    def ask(self, message: Any) -> None:
+        """Let it go on, and tell it something."""
+        assert self.process.stdin is not None
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            raise EndedError(self._why()) from None
+
+    def hear(self, limit: float | None = None) -> dict[str, Any]:
+        """What it says next.
+
+        Raises:
+            EndedError: it ended, with what it wrote last, or was silent for ``limit`` seconds.
+        """
         assert self.process.stdout is not None
+        if limit is not None and not select.select([self.process.stdout], [], [], limit)[0]:
+            raise EndedError(f"over {limit:g} s")
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended with {self.process.wait()}")
+            raise EndedError(self._why())
         return json.loads(line)
 
-    def first(self) -> None:
-        """Wait for its first time, which warms it up and tells how long its turns are to be."""
-        took = self.hear()["wall"]
+    def _why(self) -> str:
+        code = self.process.wait()
+        self.errors.seek(0)
+        return f"ended with {code}: {self.errors.read().decode(errors='replace')[-3000:]}"
+
+    def pause(self, took: float) -> None:
+        """Stop it after a time that took so many seconds; its turns are a part of that."""
         self.process.send_signal(signal.SIGSTOP)
         self.turn = max(took / PARTS, SHORTEST_TURN)
 
     def takes_its_turn(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
         began = time.monotonic()
+        self.process.send_signal(signal.SIGCONT)
         time.sleep(self.turn)
         self.process.send_signal(signal.SIGSTOP)
-        ended = time.monotonic()
+        self.turns.append((began, time.monotonic()))
         while select.select([self.process.stdout], [], [], 0)[0]:
             said = self.hear()
-            over = max(said["at"], began)
             self.times["cpu"].append(said["cpu"])
-            self.times["wall"].append(self.wall + over - began)
-            self.wall, began = 0.0, over
-        self.wall += ended - began
+            self.times["wall"].append(_within(self.turns, said["began"], said["at"]))
+            self.turns = self.turns[-1:]
 
-    def ended(self) -> None:
+    def end(self) -> None:
         self.process.kill()
-        with self.process:
-            pass  # closes what it said, and waits for it
+        with self.process, self.errors:
+            pass  # waits for it, and closes what it said
+
+
+def _within(turns: Sequence[tuple[float, float]], began: float, ended: float) -> float:
+    """Seconds of some turns between two moments."""
+    return sum(max(0.0, min(b, ended) - max(a, began)) for a, b in turns)
+
+
+def take_turns(contenders: Sequence[Contender], runs: int, most: int | None = None) -> None:
+    """Until each of them has done its way so many times.
+
+    Args:
+        contenders: All of them stopped.
+        runs: How many times; one whose turns are longer than its part may do it more often.
+        most: Who has done it so often has no more turns.
+    """
+    rng = random.Random(0)
+    while any(len(one.times["cpu"]) < runs for one in contenders):
+        for one in rng.sample(contenders, len(contenders)):
+            if most is None or len(one.times["cpu"]) < most:
+                one.takes_its_turn()
 
 
 def by_turns(ways: Mapping[str, dict[str, Any]], runs: int) -> dict[str, Times]:
@@ -91,27 +149,20 @@ def by_turns(ways: Mapping[str, dict[str, Any]], runs: int) -> dict[str, Times]:
 
     Args:
         ways: What ``capture_way.py`` is told, by name.
-        runs: How many; a way whose turns are longer than its part may be done more often.
+        runs: How many at least.
     """
     contenders: list[Contender] = []
-    rng = random.Random(0)
     try:
         for name, way in ways.items():
-            contenders.append(Contender(name, _started(way)))
-            contenders[-1].first()
-        while min(len(one.times["cpu"]) for one in contenders) < runs:
-            for one in rng.sample(contenders, len(contenders)):
-                one.takes_its_turn()
+            one = Contender.started(name, [sys.executable, str(WAY), json.dumps(way)])
+            contenders.append(one)
+            said = one.hear()  # of a time that warms it up
+            one.pause(said["at"] - said["began"])
+        take_turns(contenders, runs)
     finally:
         for one in contenders:
-            one.ended()
+            one.end()
     return {one.name: one.times for one in contenders}
-
-
-def _started(way: dict[str, Any]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, str(WAY), json.dumps(way)], stdout=subprocess.PIPE, bufsize=0
-    )
 
 
 def medians(times: Times) -> dict[str, float]:
