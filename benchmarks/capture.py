@@ -221,8 +221,8 @@ ROWS: dict[str, tuple[Callable[[Bench], list[Row]], tuple[str, ...]]] = {
     "read": (read, (MAIN,)),
 }
 """Each group of rows, and the models it is measured on."""
-MORE = {"pooled": 2, "generation": 10, "prefix": 10}
-"""Rounds besides, where a few per cent count or a round is short."""
+MORE = {"generation": 10, "prefix": 10}
+"""Times besides, where one is short."""
 
 
 def judged(row: Row) -> Row:
