@@ -2,11 +2,11 @@
 
     python benchmarks/capture.py [--only disk,pooled] [--model llama256x8] [--runs 5] [--quick]
 
-Everything that is compared runs in turns (A B C A B C ...), in CPU seconds of the process and its
-children and in wall clock; medians count. Models and texts are made on the spot
-(``capture_models.py``). Results go to benchmarks/results/capture.json and docs/performance.md; with
---only or --model the other rows stay as they were measured before. Every row says at which revision
-of the repository it was measured. A --quick run writes nothing there.
+Everything that is compared runs in turns of a fraction of a second (``capture_clock.py``), in CPU
+seconds of the process and its children and in wall clock; medians count. Models and texts are made
+on the spot (``capture_models.py``). Results go to benchmarks/results/capture.json and
+docs/performance.md; with --only or --model the other rows stay as they were measured before. Every
+row says at which revision of the repository it was measured. A --quick run writes nothing there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -26,9 +27,8 @@ import capture_models
 import capture_page
 import capture_reading as reading
 import capture_ways as ways
-import numpy as np
 import torch
-from capture_clock import in_a_process, in_turns
+from capture_clock import Times, by_turns, in_a_process, medians, plus, ratios
 
 from actscope import wrap_model
 from actscope.core.provenance import environment
@@ -37,6 +37,8 @@ ROOT = Path(__file__).parents[1]
 TEXTS = {"llama256x8": 512, "llama768x12": 48, "gpt2": 48, "neox512x6": 128}
 """How many of the texts each model reads, in full runs."""
 MAIN = "llama256x8"
+TWICE = "F512"
+"""The bare passes that are measured twice."""
 LOOPS = {"hooks": "loop", "naive": "naive"}
 """The rows of two loops by hand."""
 Row = dict[str, Any]
@@ -47,41 +49,53 @@ class Bench:
     """What all rows of one model share."""
 
     name: str
-    texts: list[list[int]]
+    count: int
     runs: int
     where: Path
     quick: bool
+    threads: int = 0
     fastest: str = ""
 
     def __post_init__(self) -> None:
-        self.hf = capture_models.build(self.name)
-        self.model = wrap_model(self.hf, None)
+        shape = capture_models.shape(self.name)
+        self.n_layers, self.d_model = shape
+        self.texts = capture_models.texts()[: self.count]
         self.tokens = sum(len(text) for text in self.texts)
 
-    def against(self, others: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]:
-        """Medians of some ways, and of the bare model under ``F``: of its fastest token budget.
+    def by_turns(self, ways: dict[str, dict[str, Any]]) -> dict[str, Times]:
+        """Every way does it in a process of its own, in turns; see ``capture_clock.py``."""
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / "weights.pt"
+            torch.save(capture_models.build(self.name).state_dict(), weights)
+            common = {
+                "model": self.name, "weights": str(weights), "texts": self.count,
+                "where": str(self.where), "threads": self.threads,
+            }  # fmt: skip
+            return by_turns({name: {**common, **way} for name, way in ways.items()}, self.runs)
 
-        Every budget takes part in every round: which is fastest is not known before. It is the one
-        whose fastest round is fastest, which varies less than medians do.
+    def against(self, others: dict[str, dict[str, Any]]) -> dict[str, Times]:
+        """Some ways, and the bare model under ``F``: at its fastest token budget.
+
+        Every budget takes part, for which is fastest is not known before, and one of them twice
+        (``again``): how far two processes that do the same are apart tells what a ratio is worth.
         """
-        floors = {f"F{b}": ways.bare(self.hf, self.texts, b) for b in ways.BUDGETS}
-        found = in_turns({**floors, **others}, self.runs)
-        self.fastest = min(floors, key=lambda name: found[name]["least_cpu"])
+        floors = {f"F{budget}": {"way": "bare", "budget": budget} for budget in ways.BUDGETS}
+        found = self.by_turns({**floors, **others, "again": floors[TWICE]})
+        self.fastest = min(floors, key=lambda name: statistics.median(found[name]["cpu"]))
         return {"F": found[self.fastest], **found}
 
-    def ours(self, **what: Any) -> Callable[[], None]:
-        return ways.ours(self.model, self.texts, self.where, **what)
-
-    def row(self, row: str, floor: dict[str, float], ours: dict[str, float], **more: Any) -> Row:
-        ratio = {clock: round(ours[clock] / floor[clock], 3) for clock in floor}
+    def row(self, row: str, floor: Times, ours: Times, part: float = 1.0, **more: Any) -> Row:
+        """Ours beside a part of the floor."""
+        least = {clock: round(took * part, 5) for clock, took in medians(floor).items()}
         return {
-            "row": row, "model": self.name, "texts": len(self.texts), "tokens": self.tokens,
-            "floor": floor, "ours": ours, "ratio": ratio, **more,
+            "row": row, "model": self.name, "texts": self.count, "tokens": self.tokens,
+            "floor": least, "ours": medians(ours), "ratio": ratios(ours, floor, part), **more,
         }  # fmt: skip
 
-
-def plus(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
-    return {clock: round(a[clock] + b[clock], 5) for clock in a}
+    def again(self, found: dict[str, Times], group: str) -> Row:
+        """The row of the bare passes that were measured twice."""
+        budgets = {f"F{budget}": medians(found[f"F{budget}"]) for budget in ways.BUDGETS}
+        return self.row(f"again-{group}", found[TWICE], found["again"], budgets=budgets)
 
 
 def revision() -> str:
@@ -92,14 +106,13 @@ def revision() -> str:
 
 def disk(bench: Bench) -> list[Row]:
     """All layers, all tokens, durable; against F + W, a good loop and a naive one."""
-    hf, model, texts, where = bench.hf, bench.model, bench.texts, bench.where
-    size = bench.tokens * model.d_model * 4 * model.n_layers
+    size = bench.tokens * bench.d_model * 4 * bench.n_layers
     found = bench.against(
         {
-            "W": ways.raw_write(size, where),
-            "ours": bench.ours(),
-            "hooks": ways.hooks(hf, texts, where),
-            "naive": ways.naive(hf, texts, where),
+            "W": {"way": "write", "bytes": size},
+            "ours": {"way": "ours"},
+            "hooks": {"way": "hooks"},
+            "naive": {"way": "naive"},
         }
     )
     faster = 5.0 if bench.name == MAIN else 4.0
@@ -107,82 +120,67 @@ def disk(bench: Bench) -> list[Row]:
 
     def against(loop: str, most: float) -> Row:
         """Beside the ratio, that of F + W, which nothing can be below."""
-        best = {clock: round(least[clock] / found[loop][clock], 3) for clock in least}
-        return bench.row(LOOPS[loop], found[loop], ours, most={"wall": most}, alone=best)
+        alone = ratios(least, found[loop])["median"]
+        return bench.row(LOOPS[loop], found[loop], ours, most={"wall": most}, alone=alone)
 
+    parts = {name: medians(found[name]) for name in ("F", "W")}
     return [
-        bench.row("disk", least, ours, budget=int(bench.fastest[1:]),
-                  parts={"F": found["F"], "W": found["W"]}, most={"cpu": 1.15, "wall": 1.10}),
+        bench.row("disk", least, ours, budget=int(bench.fastest[1:]), parts=parts,
+                  most={"cpu": 1.15, "wall": 1.10}),
         against("hooks", round(1 / 1.25, 3)),
         against("naive", round(1 / faster, 3)),
+        bench.again(found, "disk"),
     ]  # fmt: skip
 
 
 def pooled(bench: Bench) -> list[Row]:
     """One row a text, all layers; and the last token of a layer half way up."""
-    layer = bench.model.n_layers // 2 - 1
+    layer = bench.n_layers // 2 - 1
     found = bench.against(
         {
-            "last": bench.ours(strategy="last"),
-            "mean": bench.ours(strategy="mean"),
-            "half": bench.ours(strategy="last", layers=[layer]),
+            "last": {"way": "ours", "how": {"strategy": "last"}},
+            "mean": {"way": "ours", "how": {"strategy": "mean"}},
+            "half": {"way": "ours", "how": {"strategy": "last", "layers": [layer]}},
         }
     )
-    part = {clock: took * (layer + 1) / bench.model.n_layers for clock, took in found["F"].items()}
+    part = (layer + 1) / bench.n_layers
     return [
         bench.row("last", found["F"], found["last"], most={"cpu": 1.05}),
         bench.row("mean", found["F"], found["mean"], most={"cpu": 1.05}),
-        bench.row("half", part, found["half"], most={"cpu": 1.10}, layer=layer),
+        bench.row("half", found["F"], found["half"], part, most={"cpu": 1.10}, layer=layer),
+        bench.again(found, "pooled"),
     ]
 
 
 def pattern(bench: Bench) -> list[Row]:
     """The pattern of two heads of the last layer."""
-    site = f"pattern.{bench.model.n_layers - 1}.head[0,1]"
-    found = bench.against({"ours": bench.ours(sites=[site])})
-    return [bench.row("pattern", found["F"], found["ours"], most={"cpu": 1.15})]
+    sites = [f"pattern.{bench.n_layers - 1}.head[0,1]"]
+    found = bench.against({"ours": {"way": "ours", "how": {"sites": sites}}})
+    return [
+        bench.row("pattern", found["F"], found["ours"], most={"cpu": 1.15}),
+        bench.again(found, "pattern"),
+    ]
 
 
 def generation(bench: Bench) -> list[Row]:
     """50 tokens of 32 prompts with all layers of every token, against the bare ``generate``."""
-    prompts = [text[:64] for text in bench.texts[:32]]
-    bench.hf.generation_config.eos_token_id = []
-    width = max(len(text) for text in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, text in enumerate(prompts):
-        ids[row, width - len(text) :] = torch.tensor(text)
-        mask[row, width - len(text) :] = 1
-
-    def bare() -> None:
-        with torch.no_grad():
-            bench.hf.generate(
-                ids, attention_mask=mask, max_new_tokens=50, do_sample=False, pad_token_id=0
-            )
-
-    def ours() -> None:
-        bench.model.generate(prompts, 50, temperature=0, sites="resid_post", batch_tokens=1 << 20)
-
-    found = in_turns({"bare": bare, "ours": ours}, bench.runs)
+    found = bench.by_turns({"bare": {"way": "generate"}, "ours": {"way": "ours-generate"}})
     return [bench.row("generation", found["bare"], found["ours"], most={"cpu": 1.10})]
 
 
 def prefix(bench: Bench) -> list[Row]:
     """Three prompts a question that share 80 % of their tokens, against three plain passes."""
-    rng = np.random.default_rng(0)
-    texts: list[list[int]] = []
-    for _ in range(8 if bench.quick else 32):
-        head = rng.integers(10, 1500, 160).tolist()
-        texts += [head + rng.integers(10, 1500, 40).tolist() for _ in range(3)]
+    questions = 8 if bench.quick else 32
+    common = {"way": "ours", "alike": True, "texts": questions}
     how = {"strategy": "last", "batch_tokens": 1024}
-    found = in_turns(
+    found = bench.by_turns(
         {
-            "three": ways.ours(bench.model, texts, bench.where, **how),
-            "shared": ways.ours(bench.model, texts, bench.where, share_prefix="auto", **how),
-        },
-        bench.runs,
+            "three": {**common, "how": how},
+            "shared": {**common, "how": {**how, "share_prefix": "auto"}},
+        }
     )
     row = bench.row("prefix", found["three"], found["shared"], most={"cpu": 0.56})
+    texts = capture_models.alike(questions)
     return [{**row, "texts": len(texts), "tokens": sum(map(len, texts))}]
 
 
@@ -192,7 +190,7 @@ def memory(bench: Bench) -> list[Row]:
     script = Path(children.__file__)
     bare = in_a_process(script, "bare", bench.name, bench.where, 512)
     peaks = [in_a_process(script, "rss", bench.name, bench.where, n) for n in sizes]
-    batch = 512 * bench.model.d_model * 4 * bench.model.n_layers / 2**20
+    batch = 512 * bench.d_model * 4 * bench.n_layers / 2**20
     allowed = bare["peak_mb"] + 3 * batch + 400
     growth = peaks[1]["peak_mb"] / peaks[0]["peak_mb"]
     met = growth <= 1.05 and max(p["peak_mb"] for p in peaks) <= allowed
@@ -206,9 +204,10 @@ def memory(bench: Bench) -> list[Row]:
 def read(bench: Bench) -> list[Row]:
     """Reading a run back, and opening and resuming runs of many units."""
     units = 500 if bench.quick else 10_000
+    model = wrap_model(capture_models.build(bench.name), None)
     return [
         {**row, "model": bench.name}
-        for row in reading.rows(bench.model, bench.texts, bench.where, bench.runs, units)
+        for row in reading.rows(model, bench.texts, bench.where, bench.runs, units)
     ]
 
 
@@ -222,15 +221,16 @@ ROWS: dict[str, tuple[Callable[[Bench], list[Row]], tuple[str, ...]]] = {
     "read": (read, (MAIN,)),
 }
 """Each group of rows, and the models it is measured on."""
-MORE = {"pooled": 2, "generation": 10, "prefix": 10}
-"""Rounds besides, where a few per cent count or a round is short."""
+MORE = {"generation": 10, "prefix": 10}
+"""Times besides, where one is short."""
 
 
 def judged(row: Row) -> Row:
     """Whether a row meets its target, where it has one figure for each clock."""
     if "most" not in row:
         return row
-    return {**row, "met": all(row["ratio"][clock] <= most for clock, most in row["most"].items())}
+    found = row["ratio"]["median"]
+    return {**row, "met": all(found[clock] <= most for clock, most in row["most"].items())}
 
 
 def machine() -> dict[str, Any]:
@@ -268,8 +268,8 @@ def main() -> None:
         wanted = [r for r in given.only.split(",") if name in ROWS[r][1]]
         if not wanted:
             continue
-        texts = capture_models.texts()[: 24 if given.quick else TEXTS[name]]
-        bench = Bench(name, texts, runs, given.where, given.quick)
+        count = 24 if given.quick else TEXTS[name]
+        bench = Bench(name, count, runs, given.where, given.quick, given.threads)
         for group in wanted:
             bench.runs = runs + (0 if given.quick else MORE.get(group, 0))
             made = [{**row, "at": at, "rounds": bench.runs} for row in ROWS[group][0](bench)]

@@ -1,53 +1,193 @@
-"""CPU seconds, wall clock and memory of things that are compared, in turns."""
+"""CPU seconds and wall clock of things that are compared, each in a process of its own, by turns.
+
+On a virtual machine processors get slower and faster within seconds, by more than what is to be
+told apart. So every way has a process (``capture_way.py``) that does its job over and over; all but
+one are stopped (SIGSTOP), and after a fraction of a second it is the next one's turn. A turn is the
+same part of each way's job, so the first times of all ways lie within the same minutes, and so do
+the second: whatever slows the machine down slows all of them down alike.
+
+The processes share the pages of the model's weights. With weights of its own, one process in five
+took 17 % more CPU seconds than others that did the same, for as long as it lived: where its pages
+happened to lie. Sharing them, six that did the same came within 3 %.
+"""
 
 from __future__ import annotations
 
-import gc
 import json
-import os
+import random
+import select
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-Seconds = dict[str, float]
-
-
-def cpu_seconds() -> float:
-    """Of this process and its finished children, all threads, in user and kernel mode."""
-    return sum(os.times()[:4])
-
-
-def clocked(way: Callable[[], Any]) -> Seconds:
-    gc.collect()
-    cpu, wall = cpu_seconds(), time.perf_counter()
-    way()
-    return {"cpu": cpu_seconds() - cpu, "wall": time.perf_counter() - wall}
+WAY = Path(__file__).parent / "capture_way.py"
+PARTS = 16
+"""Turns that a job takes."""
+SHORTEST_TURN = 0.2
+"""Seconds: a hundred times what it takes to fill the processor's caches again."""
+CLOCKS = ("cpu", "wall")
+Times = dict[str, list[float]]
+"""Seconds of every time a way was done, by clock."""
 
 
-def in_turns(ways: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, Seconds]:
-    """Medians of several rounds, each of which runs every way once: A B C A B C ...
+class EndedError(Exception):
+    """A contender's process ended, or said nothing for too long."""
 
-    Beside each median stands the least (``least_cpu``, ``least_wall``): what disturbs a way only
-    ever makes it slower.
+
+@dataclass
+class Contender:
+    """A process that does one way over and over, and says so in lines of JSON.
+
+    Of each time it says the CPU seconds, and on the system's monotonic clock when it began and when
+    it was over.
+
+    Attributes:
+        errors: What it writes to stderr.
+        turn: Seconds that its turns last.
+        times: Seconds of every time it did its way.
+        turns: When its turns since it last finished began and ended.
     """
-    taken: dict[str, list[Seconds]] = {name: [] for name in ways}
-    for _ in range(runs):
+
+    name: str
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+    turn: float = SHORTEST_TURN
+    times: Times = field(default_factory=lambda: {clock: [] for clock in CLOCKS})
+    turns: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+
+    @classmethod
+    def started(
+        cls, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> Contender:
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=errors, bufsize=0, env=environment
+        )
+        return cls(name, process, errors)
+
+    def ask(self, message: Any) -> None:
+        """Let it go on, and tell it something."""
+        assert self.process.stdin is not None
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            raise EndedError(self._why()) from None
+
+    def hear(self, limit: float | None = None) -> dict[str, Any]:
+        """What it says next.
+
+        Raises:
+            EndedError: it ended, with what it wrote last, or was silent for ``limit`` seconds.
+        """
+        assert self.process.stdout is not None
+        if limit is not None and not select.select([self.process.stdout], [], [], limit)[0]:
+            raise EndedError(f"over {limit:g} s")
+        line = self.process.stdout.readline()
+        if not line:
+            raise EndedError(self._why())
+        return json.loads(line)
+
+    def _why(self) -> str:
+        code = self.process.wait()
+        self.errors.seek(0)
+        return f"ended with {code}: {self.errors.read().decode(errors='replace')[-3000:]}"
+
+    def pause(self, took: float) -> None:
+        """Stop it after a time that took so many seconds; its turns are a part of that."""
+        self.process.send_signal(signal.SIGSTOP)
+        self.turn = max(took / PARTS, SHORTEST_TURN)
+
+    def takes_its_turn(self) -> None:
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGCONT)
+        time.sleep(self.turn)
+        self.process.send_signal(signal.SIGSTOP)
+        self.turns.append((began, time.monotonic()))
+        while select.select([self.process.stdout], [], [], 0)[0]:
+            said = self.hear()
+            self.times["cpu"].append(said["cpu"])
+            self.times["wall"].append(_within(self.turns, said["began"], said["at"]))
+            self.turns = self.turns[-1:]
+
+    def end(self) -> None:
+        self.process.kill()
+        with self.process, self.errors:
+            pass  # waits for it, and closes what it said
+
+
+def _within(turns: Sequence[tuple[float, float]], began: float, ended: float) -> float:
+    """Seconds of some turns between two moments."""
+    return sum(max(0.0, min(b, ended) - max(a, began)) for a, b in turns)
+
+
+def take_turns(contenders: Sequence[Contender], runs: int, most: int | None = None) -> None:
+    """Until each of them has done its way so many times.
+
+    Args:
+        contenders: All of them stopped.
+        runs: How many times; one whose turns are longer than its part may do it more often.
+        most: Who has done it so often has no more turns.
+    """
+    rng = random.Random(0)
+    while any(len(one.times["cpu"]) < runs for one in contenders):
+        for one in rng.sample(contenders, len(contenders)):
+            if most is None or len(one.times["cpu"]) < most:
+                one.takes_its_turn()
+
+
+def by_turns(ways: Mapping[str, dict[str, Any]], runs: int) -> dict[str, Times]:
+    """So many times of each way, after a first that is left out.
+
+    Args:
+        ways: What ``capture_way.py`` is told, by name.
+        runs: How many at least.
+    """
+    contenders: list[Contender] = []
+    try:
         for name, way in ways.items():
-            taken[name].append(clocked(way))
-    return {name: _summary(times) for name, times in taken.items()}
+            one = Contender.started(name, [sys.executable, str(WAY), json.dumps(way)])
+            contenders.append(one)
+            said = one.hear()  # of a time that warms it up
+            one.pause(said["at"] - said["began"])
+        take_turns(contenders, runs)
+    finally:
+        for one in contenders:
+            one.end()
+    return {one.name: one.times for one in contenders}
 
 
-def _summary(times: list[Seconds]) -> Seconds:
-    found: Seconds = {}
-    for clock in ("cpu", "wall"):
-        values = [one[clock] for one in times]
-        found[clock] = round(statistics.median(values), 5)
-        found[f"least_{clock}"] = round(min(values), 5)
-    return found
+def medians(times: Times) -> dict[str, float]:
+    return {clock: round(statistics.median(times[clock]), 5) for clock in CLOCKS}
+
+
+def ratios(ours: Times, floor: Times, part: float = 1.0) -> dict[str, dict[str, float]]:
+    """Ours over a part of the floor, time by time, which were taken in the same minutes.
+
+    Returns:
+        ``median``, ``least`` and ``most`` of the ratios, each by clock.
+    """
+    found = {
+        clock: [a / (b * part) for a, b in zip(ours[clock], floor[clock], strict=False)]
+        for clock in CLOCKS
+    }
+    kinds = {"median": statistics.median, "least": min, "most": max}
+    return {
+        kind: {clock: round(of(found[clock]), 3) for clock in CLOCKS} for kind, of in kinds.items()
+    }
+
+
+def plus(a: Times, b: Times) -> Times:
+    """Times of a, and after each the median of b."""
+    return {clock: [one + statistics.median(b[clock]) for one in a[clock]] for clock in CLOCKS}
 
 
 def in_a_process(script: Path, *arguments: object) -> Any:

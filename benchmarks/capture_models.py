@@ -65,6 +65,12 @@ def build(name: str) -> Any:
     return model.float().eval()
 
 
+def shape(name: str) -> tuple[int, int]:
+    """Blocks and width of the residual stream of a model of that name."""
+    config = _shapes()[name][1]
+    return config.num_hidden_layers, config.hidden_size
+
+
 @cache
 def _stream() -> tuple[int, ...]:
     """Every text of the package as tokens, one after the other."""
@@ -86,3 +92,13 @@ def texts() -> list[list[int]]:
     lengths = np.clip(drawn, SHORTEST, LONGEST).astype(int)
     starts = rng.integers(0, len(stream) - LONGEST, TEXTS)
     return [list(stream[a : a + n]) for a, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+
+
+def alike(questions: int) -> list[list[int]]:
+    """Three texts for each question, of 200 tokens, of which they share the first 160."""
+    rng = np.random.default_rng(0)
+    found: list[list[int]] = []
+    for _ in range(questions):
+        head = rng.integers(10, 1500, 160).tolist()
+        found += [head + rng.integers(10, 1500, 40).tolist() for _ in range(3)]
+    return found

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actscope import ActivationExtractor, DatasetRunner, ShardStorage
+from actscope import ActivationExtractor, DatasetRunner, ShardStorage, wrap_model
 from actscope.capture.options import CaptureOptions
 from actscope.core.batching import length_sorted_batches
 
@@ -124,6 +124,35 @@ def naive(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
                 inputs = padded(texts[at : at + 16])
                 states = twin(**inputs, output_hidden_states=True).hidden_states
                 np.save(path / f"{at}.npy", torch.stack(states[1:]).numpy())
+
+    return way
+
+
+def prompts(texts: Texts) -> Texts:
+    """32 of them, of at most 64 tokens."""
+    return [text[:64] for text in texts[:32]]
+
+
+def bare_generation(hf: Any, texts: Texts) -> Callable[[], None]:
+    """``generate`` of 50 tokens each, padded on the left."""
+    hf.generation_config.eos_token_id = []
+    mirrored = padded([text[::-1] for text in texts])
+    inputs = {name: tensor.flip(1) for name, tensor in mirrored.items()}
+
+    def way() -> None:
+        with torch.no_grad():
+            hf.generate(**inputs, max_new_tokens=50, do_sample=False, pad_token_id=0)
+
+    return way
+
+
+def our_generation(hf: Any, texts: Texts) -> Callable[[], None]:
+    """The same with ``resid_post`` of all layers and tokens."""
+    hf.generation_config.eos_token_id = []
+    model = wrap_model(hf, None)
+
+    def way() -> None:
+        model.generate(texts, 50, temperature=0, sites="resid_post", batch_tokens=1 << 20)
 
     return way
 

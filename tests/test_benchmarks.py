@@ -35,6 +35,54 @@ def test_the_texts_and_models_are_the_same_every_time(monkeypatch: pytest.Monkey
     assert set(capture_models.MODELS) == {"llama256x8", "llama768x12", "gpt2", "neox512x6"}
 
 
+BUSY = """
+import json, sys, time
+rounds = json.loads(sys.argv[1])["rounds"]
+while True:
+    cpu, began = time.process_time(), time.monotonic()
+    sum(range(rounds))
+    cpu, at = time.process_time() - cpu, time.monotonic()
+    print(json.dumps({"cpu": cpu, "began": began, "at": at}), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_by_turns_counts_only_the_turns_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import capture_clock
+
+    way = tmp_path / "busy.py"
+    way.write_text(BUSY, encoding="utf-8")
+    monkeypatch.setattr(capture_clock, "WAY", way)
+    work = {"a": 40_000_000, "b": 40_000_000, "twice": 80_000_000}
+    found = capture_clock.by_turns({name: {"rounds": n} for name, n in work.items()}, 4)
+    assert all(len(times[clock]) >= 4 for times in found.values() for clock in ("cpu", "wall"))
+    alike = capture_clock.ratios(found["b"], found["a"])["median"]["cpu"]
+    double = capture_clock.ratios(found["twice"], found["a"])["median"]["cpu"]
+    assert 0.8 < alike < 1.25 and 1.6 < double < 2.5
+    for times in found.values():  # the two others had their turns meanwhile
+        assert np.median(times["wall"]) < 1.9 * np.median(times["cpu"])
+
+
+def test_ratios_are_of_times_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import capture_clock
+
+    rng = np.random.default_rng(0)
+    ours, floor = ({clock: rng.uniform(1, 2, 7).tolist() for clock in ("cpu", "wall")}
+                   for _ in range(2))  # fmt: skip
+    longer = {clock: [*values, 99.0] for clock, values in floor.items()}
+    found = capture_clock.ratios(ours, longer, 0.5)
+    for clock in ("cpu", "wall"):
+        each = np.array(ours[clock]) / np.array(floor[clock]) / 0.5
+        expected = {"median": np.median(each), "least": each.min(), "most": each.max()}
+        assert {kind: found[kind][clock] for kind in found} == pytest.approx(expected, abs=1e-3)
+        added = capture_clock.plus(ours, longer)[clock]
+        assert added == pytest.approx(np.array(ours[clock]) + np.median(longer[clock]))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
 def test_a_process_is_not_charged_for_the_one_that_started_it() -> None:

@@ -91,7 +91,7 @@ def test_plain_adapters_and_actscope_agree_with_hugging_face(family: str, tmp_pa
         contender = adapter.load(tmp_path / "model")
         assert contender.n_layers == n_layers
         for task in TASKS:
-            figures = child.measure(contender, task, texts, tmp_path / name)
+            figures = child.first(contender, task, texts, tmp_path / name)
             assert figures["bytes"] > 0, figures
             off = reference.difference(
                 name, task, tmp_path / name / task, truth, n_layers,
@@ -167,7 +167,7 @@ def test_the_page_says_that_the_machine_was_busy() -> None:
 
 def test_wrong_values_have_no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     record = a_record(0.5)["contenders"]["hooks"]
-    found = {"last_is_normed": False, "tasks": {"all_layers": {"cpu": 0.5}}}
+    found = {"last_is_normed": False, "tasks": {"all_layers": {"cpu": [0.5]}}}
     monkeypatch.setattr(reference, "difference", lambda *_a, **_k: 0.5)
     run.compare("hooks", found, record, tmp_path, ({}, 3))
     assert record["tasks"]["all_layers"]["skipped"].startswith("wrong values: off by 5.0e-01")

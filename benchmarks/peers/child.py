@@ -1,9 +1,11 @@
 """One contender on one model in a process of its own; run.py starts it.
 
-    python child.py hooks --model FOLDER --texts FILE --tasks all_layers --out FOLDER --threads 1
+    python child.py hooks --model FOLDER --texts FILE --out FOLDER --threads 1
 
-It runs in the contender's environment, where there may be no actscope. The figures go to
-``OUT/figures.json``, what was captured to ``OUT/TASK``. What fails is a reason in that file.
+It runs in the contender's environment, where there may be no actscope. It says that it is loaded,
+and then, for each task that it reads from stdin (``{"task": "all_layers", "times": 2}``), the
+figures of a first time and of so many more, in lines of JSON. What the first time captured stays
+in ``OUT/TASK``. What fails is a reason instead of figures.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import time
 import traceback
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 RECORDED = (
     "actscope",
@@ -73,20 +75,19 @@ def call(contender: Any, task: str, texts: list[list[int]], out: Path) -> None:
     getattr(contender, task)(texts, *more, out)
 
 
-def measure(contender: Any, task: str, texts: list[list[int]], out: Path) -> dict[str, Any]:
-    """Warm up on a few texts, then run the task once on all."""
+def first(contender: Any, task: str, texts: list[list[int]], out: Path) -> dict[str, Any]:
+    """Warm up on a few texts, then run the task once on all: memory, bytes and how long it took."""
     from peers.tasks import NotOfferedError
 
     try:
         call(contender, task, texts[:WARM], out / "warm")
         shutil.rmtree(out / "warm", ignore_errors=True)
         forget_peak()
-        os.sync()
-        cpu, wall = time.process_time(), time.perf_counter()
+        began = time.monotonic()
         call(contender, task, texts, out / task)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        took = time.monotonic() - began
         size = sum(f.stat().st_size for f in (out / task).rglob("*") if f.is_file())
-        return {"cpu": cpu, "wall": wall, "peak_rss": peak_bytes(), "bytes": size}
+        return {"peak_rss": peak_bytes(), "bytes": size, "took": took}
     except NotOfferedError as reason:
         return {"skipped": str(reason)}
     except Exception as error:  # whatever a peer raises is its result
@@ -97,32 +98,46 @@ def measure(contender: Any, task: str, texts: list[list[int]], out: Path) -> dic
         shutil.rmtree(out / "warm", ignore_errors=True)
 
 
+def again(contender: Any, task: str, texts: list[list[int]], out: Path) -> dict[str, float]:
+    """Run a task on all texts: CPU seconds, and when it began and ended."""
+    gc.collect()
+    cpu, began = time.process_time(), time.monotonic()
+    call(contender, task, texts, out / "again")
+    cpu, at = time.process_time() - cpu, time.monotonic()
+    shutil.rmtree(out / "again")
+    return {"cpu": cpu, "began": began, "at": at}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("contender")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--texts", type=Path, required=True)
-    parser.add_argument("--tasks", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
+    with os.fdopen(os.dup(1), "w", buffering=1) as told:
+        os.dup2(2, 1)  # whatever a library prints is none of our lines
+        serve(args, told)
+
+
+def serve(args: argparse.Namespace, told: IO[str]) -> None:
     import torch
 
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+    began = time.monotonic()
     contender = importlib.import_module(f"peers.adapter_{args.contender}").load(args.model)
     torch.set_num_threads(args.threads)  # again: whatever the library has set meanwhile
-    record: dict[str, Any] = {
-        "versions": versions(),
-        "load_seconds": time.perf_counter() - began,
-        "last_is_normed": contender.last_is_normed,
-        "tasks": {},
-    }
+    loaded = {"load_seconds": time.monotonic() - began, "last_is_normed": contender.last_is_normed}
+    told.write(json.dumps({**loaded, "versions": versions()}) + "\n")
     texts = json.loads(args.texts.read_text())
-    for task in args.tasks.split(","):
-        record["tasks"][task] = measure(contender, task, texts, args.out)
-    (args.out / "figures.json").write_text(json.dumps(record))
+    for line in sys.stdin:
+        asked = json.loads(line)
+        figures = first(contender, asked["task"], texts, args.out)
+        told.write(json.dumps(figures) + "\n")
+        for _ in range(0 if "skipped" in figures else asked["times"]):
+            told.write(json.dumps(again(contender, asked["task"], texts, args.out)) + "\n")
 
 
 if __name__ == "__main__":

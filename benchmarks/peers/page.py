@@ -124,7 +124,7 @@ def model_table(name: str, record: dict[str, Any]) -> str:
     extent = f"the first {record['texts']} of {record['all_texts']}" if subset else "all"
     lines = [
         f"**{name}**, {extent} texts ({record['tokens']:,} tokens), {record['threads']} thread(s), "
-        f"{record['rounds']} rounds"
+        f"{record['rounds']} rounds of {record.get('times', 1)}"
         + ("; a subset, not the benchmark" if subset else "")
         + _busy(record),
         "",
@@ -151,9 +151,10 @@ def peers_table(results: dict[str, Any]) -> str:
     """The section of a page: every model of ``benchmarks/results/peers.json``."""
     intro = (
         "actscope's own row has seconds, the others multiples of it (CPU seconds / wall clock, "
-        "median over rounds): above 1 they are slower; where actscope is behind, the figures are "
-        "bold. All write to disk: actscope with checksums and fsync, resumable; the others with "
-        "`np.save` and nothing else. Made by `python benchmarks/peers/run.py`.\n"
+        "the median, each of two times in the same minutes): above 1 they are slower; where "
+        "actscope is behind, the figures are bold. All write to disk: actscope with checksums and "
+        "fsync, resumable; the others with `np.save` and nothing else. Made by "
+        "`python benchmarks/peers/run.py`.\n"
     )
     return "\n".join([intro, *(model_table(name, record) for name, record in results.items())])
 

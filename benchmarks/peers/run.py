@@ -1,12 +1,13 @@
 """actscope and its peers on the same tasks, files on disk included.
 
-    python benchmarks/peers/run.py                     # everything: 4 models, 512 texts, 5 rounds
+    python benchmarks/peers/run.py                     # everything: 4 models, 512 texts
     python benchmarks/peers/run.py --models llama256x8 --texts 64 --rounds 2 --peers hooks,nnsight
 
 Every contender runs in a process and an environment of its own, with the same number of threads. In
-each round every contender runs every task once, so that what disturbs the machine disturbs all
-alike. The values of the first round are compared with plain Hugging Face's. The figures of a model
-replace those that are in the file, after every round: a run that is stopped has its whole rounds.
+each round, of new processes, they do every task some times by turns of a fraction of a second
+(``capture_clock.py``), so that what disturbs the machine disturbs all alike. The values of the
+first round are compared with plain Hugging Face's. The figures of a model replace those that are in
+the file, after every round: a run that is stopped has its whole rounds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,10 +27,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
 import capture_models  # noqa: E402
+from capture_clock import CLOCKS  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from actscope.core.provenance import environment  # noqa: E402
-from peers import environments, page, reference  # noqa: E402
+from peers import environments, page, reference, rounds  # noqa: E402
 from peers.tasks import TASKS  # noqa: E402
 
 RESULTS = HERE.parent / "results" / "peers.json"
@@ -39,8 +40,6 @@ PEERS = (
     "hooks", "nnsight", "nnterp", "hf", "transformer_lens", "hooked_transformer", "sae_lens",
 )  # fmt: skip
 REQUIREMENTS = {"hooked_transformer": "sae_lens"}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
-           "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
 
 
 def pythons(peers: list[str], venvs: Path, options: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -56,28 +55,6 @@ def pythons(peers: list[str], venvs: Path, options: tuple[str, ...] = ()) -> dic
     return found
 
 
-def one_round(contender: str, python: Path, work: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A contender's figures of one round; what it captured stays in ``work/out``."""
-    out = work / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
-    theirs = {**os.environ, **OFFLINE, **threads}
-    if contender != "actscope":
-        theirs.pop("PYTHONPATH", None)
-    command = [str(python), str(HERE / "child.py"), contender, "--model", str(work / "model"),
-               "--texts", str(work / "texts.json"), "--tasks", ",".join(args.tasks),
-               "--out", str(out), "--threads", str(args.threads)]  # fmt: skip
-    try:
-        done = subprocess.run(command, env=theirs, capture_output=True, text=True, check=False,
-                              timeout=args.limit)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"skipped": f"over {args.limit:g} s"}
-    if done.returncode or not (out / "figures.json").exists():
-        why = f"signal {-done.returncode}" if done.returncode < 0 else done.stderr
-        return {"skipped": environments.last_error(why)}
-    return json.loads((out / "figures.json").read_text())
-
-
 def add(record: dict[str, Any], found: dict[str, Any]) -> None:
     """Put one round's figures to those of the rounds before."""
     if "skipped" in found:
@@ -91,8 +68,9 @@ def add(record: dict[str, Any], found: dict[str, Any]) -> None:
             into["skipped"] = figures["skipped"]
             continue
         into["bytes"] = figures["bytes"]
-        for name in ("cpu", "wall", "peak_rss"):
-            into.setdefault(name, []).append(figures[name])
+        into.setdefault("peak_rss", []).append(figures["peak_rss"])
+        for clock in CLOCKS:
+            into.setdefault(clock, []).extend(figures[clock])
 
 
 def compare(
@@ -107,7 +85,12 @@ def compare(
         into = record["tasks"][task]
         try:
             into["difference"] = reference.difference(
-                contender, task, work / "out" / task, known, n_layers, last_is_normed=normed
+                contender,
+                task,
+                work / "out" / contender / task,
+                known,
+                n_layers,
+                last_is_normed=normed,
             )
         except (ValueError, KeyError, OSError) as error:
             into["skipped"] = f"wrong: {error}"
@@ -129,7 +112,7 @@ def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> Itera
     texts = all_texts[: args.texts]
     record: dict[str, Any] = {
         "environment": environment(), "cpus": os.cpu_count(), "threads": args.threads,
-        "rounds": 0, "texts": len(texts), "all_texts": len(all_texts),
+        "rounds": 0, "times": args.times, "texts": len(texts), "all_texts": len(all_texts),
         "tokens": sum(map(len, texts)), "load": [], "contenders": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="actscope-peers-") as folder:
@@ -137,25 +120,35 @@ def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> Itera
         save_model(name, work / "model")
         (work / "texts.json").write_text(json.dumps(texts))
         truth = reference.values(work / "model", texts, reference.sample(texts))
-        names = list(found)
+        pythons = {name: how for name, how in found.items() if isinstance(how, Path)}
         for number in range(args.rounds):
-            turn = number % len(names)
             record["load"].append(os.getloadavg()[0])
-            for contender in names[turn:] + names[:turn]:
-                into = record["contenders"].setdefault(contender, {})
-                if "skipped" in into or not isinstance(found[contender], Path):
-                    into.setdefault("skipped", found[contender])
+            contenders = record["contenders"]
+            left = {n: p for n, p in pythons.items() if "skipped" not in contenders.get(n, {})}
+            figures = one_round(left, work, args)
+            for name, how in found.items():
+                into = contenders.setdefault(name, {})
+                if name not in left:
+                    into.setdefault("skipped", how)
                     continue
-                figures = one_round(contender, found[contender], work, args)
-                add(into, figures)
+                add(into, figures[name])
                 if number == 0:
-                    compare(contender, figures, into, work, truth)
-                told = {t: round(f["wall"], 2) if "wall" in f else f["skipped"]
-                        for t, f in figures.get("tasks", {}).items()}  # fmt: skip
-                print(name, number, contender, figures.get("skipped", told), flush=True)
-            record["contenders"] = {name: record["contenders"][name] for name in names}
+                    compare(name, figures[name], into, work, truth)
+            shutil.rmtree(work / "out", ignore_errors=True)
             record["rounds"] = number + 1
             yield record
+
+
+def one_round(left: dict[str, Path], work: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of every contender that is left; what they captured lies in ``work/out``."""
+    with rounds.begun(left, work, args) as begun:
+        for task in args.tasks:
+            begun.task(task, args.times)
+            for name, found in begun.found.items():
+                told = found.get("tasks", {}).get(task, found)
+                told = told.get("skipped") or [round(seconds, 2) for seconds in told["cpu"]]
+                print(task, name, told, flush=True)
+        return begun.found
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -166,9 +159,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers", type=_names, default=list(PEERS))
     parser.add_argument("--tasks", type=_names, default=list(TASKS))
     parser.add_argument("--texts", type=int, default=capture_models.TEXTS, help="the first N texts")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="of new processes")
+    parser.add_argument("--times", type=int, default=2, help="of every task in a round")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=1800, help="seconds of one process")
+    parser.add_argument(
+        "--limit", type=float, default=1800, help="seconds of loading, and of one task"
+    )
     parser.add_argument("--venvs", type=Path, default=environments.default_folder())
     parser.add_argument("--scratch", type=Path, help="where models and captures lie meanwhile")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -10,7 +10,14 @@ import pytest
 
 from actscope import ActivationExtractor, DatasetRunner, ShardStorage
 from actscope.capture import CaptureOptions, budget, job
-from actscope.capture.budget import CPU_MOST, MOST_ROUNDS, SMALLEST, climb, usual_budget
+from actscope.capture.budget import (
+    CPU_MOST,
+    MOST_ROUNDS,
+    SMALLEST,
+    climb,
+    unit_tokens,
+    usual_budget,
+)
 from actscope.core.batching import length_sorted_batches, padding_of
 from actscope.core.errors import BadInputError
 from actscope.core.protocols import GenerationParams
@@ -62,7 +69,7 @@ def test_one_slow_pass_is_not_a_slow_budget():
 
 @pytest.mark.parametrize(
     ("device", "d_model", "tokens"),
-    [("cpu", 64, 1024), ("cpu", 256, 1024), ("cpu", 512, 512), ("cpu", 768, 256),
+    [("cpu", 64, 1024), ("cpu", 256, 1024), ("cpu", 512, 512), ("cpu", 768, 512),
      ("cpu", 4096, 256), ("cuda:0", 4096, 8192)],
 )  # fmt: skip
 def test_a_wider_model_begins_with_fewer_tokens(device, d_model, tokens):
@@ -70,6 +77,16 @@ def test_a_wider_model_begins_with_fewer_tokens(device, d_model, tokens):
     assert usual_budget(model, CaptureOptions()) == tokens
     answers = CaptureOptions(generation=GenerationParams(5))
     assert usual_budget(model, answers) == (8192 if device == "cpu" else 32_768)
+
+
+@pytest.mark.parametrize(
+    ("device", "d_model", "n_layers", "tokens"),
+    [("cpu", 256, 8, 65_536), ("cpu", 768, 12, 58_868), ("cpu", 4096, 32, 4096),
+     ("cuda:0", 4096, 32, 65_536), ("cuda:0", 8192, 80, 7761)],
+)  # fmt: skip
+def test_a_unit_of_a_larger_model_has_fewer_tokens(device, d_model, n_layers, tokens):
+    model = SimpleNamespace(device=device, d_model=d_model, n_layers=n_layers)
+    assert int(unit_tokens(model)) == tokens
 
 
 def test_one_text_is_the_smallest_budget():

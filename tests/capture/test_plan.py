@@ -28,21 +28,23 @@ def test_ranges_are_cut_to_the_dataset():
 def test_unit_sizes_are_powers_of_two_within_work_and_memory():
     for tokens in (0, 1, 20, 300, 5_000, 10**9):
         for size in (0, 100, 10**6, 10**12):
-            unit = choose_unit_size(Footprint(tokens, size), 512)
+            unit = choose_unit_size(Footprint(tokens, size), 512, 16_384)
             assert 1 <= unit <= LARGEST_UNIT
             assert unit & (unit - 1) == 0
-    assert choose_unit_size(Footprint(10, 10), 512) == LARGEST_UNIT
-    assert choose_unit_size(Footprint(10, 200 << 20), 1) == 1
+            assert unit == 1 or unit * max(tokens, 1) <= 16_384
+    assert choose_unit_size(Footprint(10, 10), 512, 16_384) == LARGEST_UNIT
+    assert choose_unit_size(Footprint(92, 10), 512, 65_536) == 512
+    assert choose_unit_size(Footprint(10, 200 << 20), 1, 16_384) == 1
 
 
 def test_a_unit_holds_a_batch_where_memory_does():
     """All layers of a model of 4096 x 32 in bfloat16: 72 MiB a text of 288 tokens."""
     large = Footprint(288, 72 << 20)
-    assert choose_unit_size(large, 256) == 1  # 128 MiB hold a text and a half
-    assert choose_unit_size(large, 2048) == 4
-    assert choose_unit_size(large, 8192) == 16
-    assert choose_unit_size(large, 131_072) == 16  # no more than 2 GiB
-    assert choose_unit_size(Footprint(288, 9 << 20), 8192) == 16
+    assert choose_unit_size(large, 256, 16_384) == 1  # 128 MiB hold a text and a half
+    assert choose_unit_size(large, 2048, 16_384) == 4
+    assert choose_unit_size(large, 8192, 16_384) == 16
+    assert choose_unit_size(large, 131_072, 16_384) == 16  # no more than 2 GiB
+    assert choose_unit_size(Footprint(288, 9 << 20), 8192, 16_384) == 16
 
 
 def test_batches_by_size_or_by_budget():

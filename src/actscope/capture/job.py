@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actscope.capture import estimate
-from actscope.capture.budget import choose_budget
+from actscope.capture.budget import choose_budget, unit_tokens
 from actscope.capture.disk import free_disk, refuse_bytes, refuse_unwritable
 from actscope.capture.dry_run import UNIT_OVERHEAD
 from actscope.capture.extractor import ActivationExtractor
@@ -171,7 +171,9 @@ def _plan(
     found = 0
     if open_choice and stored is None:
         found = choose_budget(r.extractor, items, r.options, bounds[1] - bounds[0])
-    size = r.options.unit_size or choose_unit_size(footprint, _pass_tokens(r, footprint, found))
+    size = r.options.unit_size or choose_unit_size(
+        footprint, _pass_tokens(r, footprint, found), unit_tokens(r.extractor.model)
+    )
     made = make_plan(bounds, size, r.options, r.batch_size, found, share_prefix=share)
     if not open_choice or stored is None:
         return made

@@ -18,13 +18,11 @@ __all__ = [
     "make_plan",
 ]
 
-UNIT_TOKENS = 16_384
-"""About the work of a unit: a few seconds on one accelerator, a minute or two on a CPU."""
 UNIT_BYTES, BATCH_BYTES = 128 << 20, 2 << 30
 """About the largest unit: one is held in memory while it is filled, one while it is written. Where
 one batch is larger a unit may be as large as a batch, up to the second figure: batches do not cross
 units, and a pass over less than its budget wastes the machine."""
-LARGEST_UNIT = 256
+LARGEST_UNIT = 1024
 PASS_PART = 16
 """A pass costs about as much as this part of the best budget, beside its tokens."""
 
@@ -58,17 +56,18 @@ def dataset_range(size: int, options: CaptureOptions) -> tuple[int, int]:
     return options.offset, stop
 
 
-def choose_unit_size(footprint: Footprint, batch_tokens: float) -> int:
-    """A power of two whose units take seconds and fit memory, from 1 to ``LARGEST_UNIT``.
+def choose_unit_size(footprint: Footprint, batch_tokens: float, unit_tokens: float) -> int:
+    """A power of two whose units are no long work and fit memory, from 1 to ``LARGEST_UNIT``.
 
     Args:
         footprint: Of one example.
         batch_tokens: Tokens of a forward pass.
+        unit_tokens: Tokens through the model that are work enough; see ``budget.unit_tokens``.
     """
     tokens = max(footprint.tokens, 1)
     batch = footprint.bytes * batch_tokens / tokens
     most = min(
-        UNIT_TOKENS / tokens,
+        unit_tokens / tokens,
         max(UNIT_BYTES, min(batch, BATCH_BYTES)) / max(footprint.bytes, 1),
         LARGEST_UNIT,
     )

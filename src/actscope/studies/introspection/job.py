@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from actscope.capture.budget import usual_budget
+from actscope.capture.budget import unit_tokens, usual_budget
 from actscope.capture.disk import free_local_disk
 from actscope.capture.options import AUTO, CaptureOptions
 from actscope.capture.plan import Footprint, choose_unit_size, make_plan
@@ -340,7 +340,7 @@ def _plan(
     options = CaptureOptions(batch_tokens=params.batch_tokens or AUTO)
     usual = usual_budget(model, options)
     a_pass = params.batch_size * tokens if params.batch_size else params.batch_tokens or usual
-    size = params.unit_size or choose_unit_size(footprint, a_pass)
+    size = params.unit_size or choose_unit_size(footprint, a_pass, unit_tokens(model))
     reason = _no_sharing(model, params, layers)
     plan = make_plan(bounds, size, options, params.batch_size, usual, share_prefix=not reason)
     return plan, reason
