@@ -131,7 +131,8 @@ def test_the_performance_page_shows_the_committed_figures(monkeypatch: pytest.Mo
     assert capture_page.markdown(found) in page
     for row in found["rows"]:
         if "most" in row:
-            met = all(row["ratio"][clock] <= most for clock, most in row["most"].items())
+            found_here = row["ratio"]["median"]
+            met = all(found_here[clock] <= most for clock, most in row["most"].items())
             assert row["met"] == met, row
 
 
