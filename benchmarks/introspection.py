@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 MARKS = ("<!-- figures begin -->", "<!-- figures end -->")
 BATCHES: tuple[tuple[str, int | None], ...] = (("4", 4), ("8", 8), ("16", 16), ("default", None))
 MEASURED = 192
+TURNS = 4
+"""Times that all questions are asked either way in a round: single times differ by half."""
 NAMES = {
     "1_emergence": "Layer-wise probes",
     "2_surface_versus_internal": "Surface versus internal",
@@ -135,7 +137,7 @@ def measure_sharing(rounds: int) -> dict[str, Any]:
     with model.open(jobs["auto"].selection) as session:
         for way, job in jobs.items():
             computed[way] = counted(model, session, job)
-        for turn in range(rounds):
+        for turn in range(TURNS * rounds):
             for way in sorted(jobs, reverse=bool(turn % 2)):
                 used = time.process_time()
                 ask(session, jobs[way])
@@ -322,8 +324,8 @@ def _costs(found: dict[str, Any]) -> list[str]:
 def _sharing(found: dict[str, Any], shared: float) -> list[str]:
     lines = [
         f"**What the passes share.** {shared:.0%} of the tokens of a question's passes are common "
-        f"to all three. Processor seconds of all questions, {found['rounds']} rounds in turns; the "
-        "ratio is the median of the rounds'.",
+        f"to all three. Processor seconds of all questions, {found['rounds']} rounds in turns "
+        f"({TURNS * found['rounds']} of the passes alone); the ratio is the median of the rounds'.",
         "",
         "| | `--share-prefix auto` | `off` | ratio (lowest to highest) | target |",
         "|---|---|---|---|---|",

@@ -68,12 +68,14 @@ class _Pass:
         mask: ``[rows, cached + columns]``, 1 on tokens.
         positions: ``[rows, columns]``, of each token within its text.
         group: ``[rows]``, which beginning each row goes on from; None for the beginnings.
+        in_order: Whether that is one row for each beginning, in their order.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
     group: torch.Tensor | None = None
+    in_order: bool = False
 
 
 @dataclass
@@ -119,7 +121,8 @@ class SharedPrefix:
             positions = offsets + np.arange(ids.shape[1])
             which = group[places]
             whole = np.concatenate([beginnings[1][which], mask], axis=1)
-            passes.append(_Pass(*_moved((ids, whole, positions, which), device)))
+            in_order = np.array_equal(which, np.arange(len(known)))
+            passes.append(_Pass(*_moved((ids, whole, positions, which), device), in_order))
             starts.append(starts[-1] + ids.size)
         return cls(tuple(passes), tuple(starts), _moved((index,), device)[0])
 
@@ -154,7 +157,7 @@ class SharedPrefix:
         for turn, one in enumerate(self.passes):
             self.turn = turn
             restart()
-            cache = filled if one.group is None else _repeated(filled, one.group)
+            cache = filled if one.group is None else _repeated(filled, one.group, one.in_order)
             with suppress(seen):
                 forward_cached(model, one.ids, one.mask, one.positions, cache)
 
@@ -262,14 +265,22 @@ def _probe_rows(model: HFModel, shorter: int) -> tuple[list[TokenRow], list[int]
     return rows, [lengths[b] for b, _ in ends]
 
 
-def _repeated(cache: Any, group: torch.Tensor) -> Any:
-    """A cache of its own with one entry for every row; a pass adds to its cache."""
+def _repeated(cache: Any, group: torch.Tensor, in_order: bool) -> Any:
+    """A cache of its own with one entry for every row; a pass adds to its cache.
+
+    What a layer keeps is not copied where its rows are what the pass needs and the layer joins
+    old and new into a new tensor: the beginnings stay as they are for the next pass.
+    """
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
     mine = copy.copy(cache)
     mine.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in mine.layers:
         states = {k: dict(v) for k, v in vars(layer).items() if isinstance(v, dict)}
         vars(layer).update(states)
-    mine.reorder_cache(group)
+    joins = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in mine.layers)
+    if not (in_order and joins):
+        mine.reorder_cache(group)
     return mine
 
 
