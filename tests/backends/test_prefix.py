@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import Cache, MambaConfig, MambaForCausalLM
 
 from actscope import ActivationExtractor, Add, DatasetRunner, ShardStorage, wrap_model
 from actscope.backends.hf.live import live_tolerance
@@ -92,6 +92,27 @@ def test_ends_of_a_length_share_a_pass_and_beginnings_are_padded_once(models):
         session.run(Batch(rows, shared=(40, 40, 37, 37), pass_tokens=8))
     hook.remove()
     assert seen == [(2, 40), (2, 20), (2, 3)]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3_text"])
+def test_a_cache_that_is_not_repeated_serves_every_pass_unchanged(family, monkeypatch):
+    """One end a beginning, in their order, three times over: no pass needs a copy of the cache."""
+    narrow = {"sliding_window": 8} if family in ("mistral", "gemma2", "gemma3_text") else {}
+    model, copied = wrap_model(tiny_model(family, **narrow), None), []
+    selection = selected(model)
+    assert not model.prefix_refusal(selection)
+    reorder = Cache.reorder_cache
+    monkeypatch.setattr(
+        Cache, "reorder_cache", lambda self, rows: (copied.append(1), reorder(self, rows))
+    )
+    rng = np.random.default_rng(3)
+    heads = [rng.integers(3, 90, p).tolist() for p in (14, 11, 17)]
+    rows = [head + rng.integers(3, 90, n).tolist() for n in (2, 5, 9) for head in heads]
+    plain = Batch.from_ids(rows)
+    shared = Batch(plain.rows, shared=(14, 11, 17) * 3, pass_tokens=1)
+    with model.open(selection) as session:
+        agree(session.run(plain), session.run(shared), live_tolerance("float32"))
+    assert not copied
 
 
 def test_beginnings_of_one_length_where_padding_them_goes_wrong():

@@ -75,7 +75,7 @@ class _Pass:
     mask: torch.Tensor
     positions: torch.Tensor
     group: torch.Tensor | None = None
-    in_order: bool = False
+    in_order: bool = field(default=False, kw_only=True)
 
 
 @dataclass
@@ -122,7 +122,7 @@ class SharedPrefix:
             which = group[places]
             whole = np.concatenate([beginnings[1][which], mask], axis=1)
             in_order = np.array_equal(which, np.arange(len(known)))
-            passes.append(_Pass(*_moved((ids, whole, positions, which), device), in_order))
+            passes.append(_Pass(*_moved((ids, whole, positions, which), device), in_order=in_order))
             starts.append(starts[-1] + ids.size)
         return cls(tuple(passes), tuple(starts), _moved((index,), device)[0])
 
