@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zstandard
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as shapes
 
@@ -81,6 +81,7 @@ def test_int8_is_the_standards_format(kind, array):
     shapes.arrays(np.float32, (2, 40), elements=st.floats(-(2.0**127), 2.0**127, width=32)),
     st.sampled_from(range(3)),
 )
+@example(np.full((2, 40), [1.0] * 32 + [1e-44] * 8, np.float32), 0)
 def test_coding_what_was_read_back_changes_nothing(array, kind):
     with np.errstate(over="ignore"):
         array = array.astype(DTYPES[kind])
@@ -92,7 +93,8 @@ def test_coding_what_was_read_back_changes_nothing(array, kind):
     assert np.isfinite(back.astype(np.float32)).all()
     again, twice, coding = _codecs.coded("int8", back)
     assert twice.tobytes() == back.tobytes() and coding.max_error == 0.0
-    assert again.tobytes() == data.tobytes() or not back.any(axis=1).all()
+    empty = not all(block.any(axis=1).all() for block in (back[:, :32], back[:, 32:]))
+    assert again.tobytes() == data.tobytes() or empty  # an exponent of nothing is any exponent
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
