@@ -4,7 +4,8 @@ On a virtual machine processors get slower and faster within seconds, by more th
 told apart. So every way has a process (``capture_way.py``) that does its job over and over; all but
 one are stopped (SIGSTOP), and after a fraction of a second it is the next one's turn. A turn is the
 same part of each way's job, so the first times of all ways lie within the same minutes, and so do
-the second: whatever slows the machine down slows all of them down alike.
+the second: whatever slows the machine down slows all of them down alike. A turn is over when the
+system says that the process has stopped: an fsync under way is waited for, and counts as its own.
 
 The processes share the pages of the model's weights. With weights of its own, one process in five
 took 17 % more CPU seconds than others that did the same, for as long as it lived: where its pages
@@ -13,7 +14,9 @@ happened to lie. Sharing them, six that did the same came within 3 %.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import select
 import signal
@@ -22,16 +25,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 WAY = Path(__file__).parent / "capture_way.py"
 PARTS = 16
-"""Turns that a job takes."""
+"""Turns that a job takes, at most."""
 SHORTEST_TURN = 0.2
 """Seconds: a hundred times what it takes to fill the processor's caches again."""
+SHORTEST_JOB = 1.0
+"""Seconds: what is shorter, such as writing a file, does not make the turns of all others long."""
 CLOCKS = ("cpu", "wall")
 Times = dict[str, list[float]]
 """Seconds of every time a way was done, by clock."""
@@ -50,6 +55,7 @@ class Contender:
 
     Attributes:
         errors: What it writes to stderr.
+        took: Seconds of the time that warmed it up.
         turn: Seconds that its turns last.
         times: Seconds of every time it did its way.
         turns: When its turns since it last finished began and ended.
@@ -58,6 +64,7 @@ class Contender:
     name: str
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
+    took: float = 0.0
     turn: float = SHORTEST_TURN
     times: Times = field(default_factory=lambda: {clock: [] for clock in CLOCKS})
     turns: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
@@ -101,22 +108,30 @@ class Contender:
         self.errors.seek(0)
         return f"ended with {code}: {self.errors.read().decode(errors='replace')[-3000:]}"
 
-    def pause(self, took: float) -> None:
-        """Stop it after a time that took so many seconds; its turns are a part of that."""
+    def stop(self) -> None:
+        """Stop it, and wait until it has: what the system does for it is done first."""
         self.process.send_signal(signal.SIGSTOP)
-        self.turn = max(took / PARTS, SHORTEST_TURN)
+        with contextlib.suppress(ChildProcessError):  # it has ended, as reading it will tell
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
-    def takes_its_turn(self) -> None:
+    def takes_its_turn(self, limit: float | None = None) -> None:
+        """Let it run for its turn, and hear what it has done meanwhile.
+
+        Raises:
+            EndedError: it ended, or its turns were ``limit`` seconds and it has finished nothing.
+        """
         began = time.monotonic()
         self.process.send_signal(signal.SIGCONT)
         time.sleep(self.turn)
-        self.process.send_signal(signal.SIGSTOP)
+        self.stop()
         self.turns.append((began, time.monotonic()))
         while select.select([self.process.stdout], [], [], 0)[0]:
             said = self.hear()
             self.times["cpu"].append(said["cpu"])
             self.times["wall"].append(_within(self.turns, said["began"], said["at"]))
             self.turns = self.turns[-1:]
+        if limit is not None and sum(b - a for a, b in self.turns) > limit:
+            raise EndedError(f"over {limit:g} s")
 
     def end(self) -> None:
         self.process.kill()
@@ -129,19 +144,46 @@ def _within(turns: Sequence[tuple[float, float]], began: float, ended: float) ->
     return sum(max(0.0, min(b, ended) - max(a, began)) for a, b in turns)
 
 
-def take_turns(contenders: Sequence[Contender], runs: int, most: int | None = None) -> None:
+def share_out(contenders: Sequence[Contender]) -> None:
+    """Turns that are the same part of everyone's job, by how long it took to warm up."""
+    long = [one.took for one in contenders if one.took >= SHORTEST_JOB]
+    parts = min(max(min(long, default=0.0) / SHORTEST_TURN, 1.0), PARTS)
+    for one in contenders:
+        one.turn = max(one.took / parts, SHORTEST_TURN)
+
+
+def take_turns(
+    contenders: Sequence[Contender],
+    runs: int,
+    most: int | None = None,
+    limit: float | None = None,
+    failed: Callable[[Contender, EndedError], None] | None = None,
+) -> None:
     """Until each of them has done its way so many times.
 
     Args:
         contenders: All of them stopped.
         runs: How many times; one whose turns are longer than its part may do it more often.
         most: Who has done it so often has no more turns.
+        limit: Seconds that a time may take.
+        failed: Told of one that ended or took too long, which the others go on without.
+
+    Raises:
+        EndedError: one ended or took too long, and there is no ``failed``.
     """
-    rng = random.Random(0)
-    while any(len(one.times["cpu"]) < runs for one in contenders):
-        for one in rng.sample(contenders, len(contenders)):
-            if most is None or len(one.times["cpu"]) < most:
-                one.takes_its_turn()
+    rng, left = random.Random(0), list(contenders)
+    share_out(left)
+    while any(len(one.times["cpu"]) < runs for one in left):
+        for one in rng.sample(left, len(left)):
+            if most is not None and len(one.times["cpu"]) >= most:
+                continue
+            try:
+                one.takes_its_turn(limit)
+            except EndedError as error:
+                if failed is None:
+                    raise
+                left.remove(one)
+                failed(one, error)
 
 
 def by_turns(ways: Mapping[str, dict[str, Any]], runs: int) -> dict[str, Times]:
@@ -157,7 +199,8 @@ def by_turns(ways: Mapping[str, dict[str, Any]], runs: int) -> dict[str, Times]:
             one = Contender.started(name, [sys.executable, str(WAY), json.dumps(way)])
             contenders.append(one)
             said = one.hear()  # of a time that warms it up
-            one.pause(said["at"] - said["began"])
+            one.took = said["at"] - said["began"]
+            one.stop()
         take_turns(contenders, runs)
     finally:
         for one in contenders:
@@ -185,9 +228,20 @@ def ratios(ours: Times, floor: Times, part: float = 1.0) -> dict[str, dict[str, 
     }
 
 
+def means(a: Times, b: Times) -> Times:
+    """Of two that do the same, time by time."""
+    return {clock: [(x + y) / 2 for x, y in zip(a[clock], b[clock], strict=False)]
+            for clock in CLOCKS}  # fmt: skip
+
+
 def plus(a: Times, b: Times) -> Times:
     """Times of a, and after each the median of b."""
     return {clock: [one + statistics.median(b[clock]) for one in a[clock]] for clock in CLOCKS}
+
+
+def end_on_sigterm() -> None:
+    """Let ``timeout`` and the like end this process as Ctrl-C does: no contender stays behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def in_a_process(script: Path, *arguments: object) -> Any:

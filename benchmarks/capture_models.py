@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-SHORTEST, LONGEST, TEXTS = 20, 512, 512
+SHORTEST, LONGEST, TEXTS, GROUP = 20, 512, 512, 16
 MEDIAN, SPREAD = 64, 0.9
 """Of the log-normal distribution of lengths, before it is cut to SHORTEST and LONGEST."""
 
@@ -92,6 +92,21 @@ def texts() -> list[list[int]]:
     lengths = np.clip(drawn, SHORTEST, LONGEST).astype(int)
     starts = rng.integers(0, len(stream) - LONGEST, TEXTS)
     return [list(stream[a : a + n]) for a, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+
+
+def sample(count: int) -> list[list[int]]:
+    """About so many of the texts: of 32 groups of 16 of like length, some that are evenly spread.
+
+    So batches of 16 texts of like length hold no more padding than those of all 512.
+    """
+    every = texts()
+    if count >= len(every):
+        return every
+    order = sorted(range(len(every)), key=lambda i: len(every[i]))
+    groups = [order[at : at + GROUP] for at in range(0, len(order), GROUP)]
+    n = min(max(count // GROUP, 1), len(groups))
+    chosen = [groups[(2 * k + 1) * len(groups) // (2 * n)] for k in range(n)]
+    return [every[i] for i in sorted(i for group in chosen for i in group)]
 
 
 def alike(questions: int) -> list[list[int]]:

@@ -17,10 +17,9 @@ MEASURES = {
     "half": ("last token of layer k of n, half way up, to disk", "F x (k + 1) / n"),
     "pattern": ("pattern of 2 heads of the last layer, to disk", "F"),
     "generation": ("50 tokens of 32 prompts, all layers of every token", "bare `generate`"),
-    "prefix": ("three prompts a question sharing 80 %, `share_prefix`", "three plain passes"),
+    "prefix": ("three prompts a question sharing 80 %, `share_prefix`", "our run without it"),
     "again-disk": ("the bare passes themselves, beside the rows to disk", "the same"),
-    "again-pooled": ("the bare passes themselves, beside last, mean and half", "the same"),
-    "again-pattern": ("the bare passes themselves, beside the pattern", "the same"),
+    "again-pooled": ("the bare passes themselves, beside the pooled rows", "the same"),
 }
 OTHERS = ("memory", "layer-warm", "layer-cold", "example", "token", "open", "resume")
 MODELS = ("llama256x8", "llama768x12", "gpt2", "neox512x6")
@@ -33,6 +32,8 @@ def place(row: dict[str, Any]) -> tuple[int, int]:
 def _met(row: dict[str, Any]) -> str:
     if "met" not in row:
         return ""
+    if row.get("close"):
+        return "just" if row["met"] else "**just not**"
     return "yes" if row["met"] else "**no**"
 
 
@@ -51,7 +52,7 @@ def _ratios(rows: list[dict[str, Any]]) -> list[str]:
         most = row.get("most", {})
         target = ", ".join(f"{clock} <= {limit:g}" for clock, limit in most.items())
         if "alone" in row:
-            target += f" (F + W alone: {row['alone']['wall']:.2f})"
+            target += f" (F + W alone: {row['alone']['cpu']:.2f})"
         ours, other = (_both(row[key]) for key in ("ours", "floor"))
         ratio = _both(row["ratio"]["median"])
         each = " to ".join(f"{row['ratio'][end]['cpu']:.2f}" for end in ("least", "most"))
@@ -66,7 +67,7 @@ def _other(row: dict[str, Any]) -> tuple[str, str, str]:
     kind = row["row"]
     if kind == "memory":
         small, large = row["examples"]
-        what = f"peak memory at {small} and {large} examples ({row['model']})"
+        what = f"peak memory at {small} and {large} examples ({row['model']}), of {row['runs']}"
         got = (
             f"{row['peak_mb'][0]:.0f} and {row['peak_mb'][1]:.0f} MB; bare {row['bare_mb']:.0f} MB"
         )
@@ -75,7 +76,9 @@ def _other(row: dict[str, Any]) -> tuple[str, str, str]:
         state = kind.partition("-")[2]
         share = f", {row['read_share']:.2f} of its bytes read" if "read_share" in row else ""
         what = f"one layer of a whole run, {row['bytes'] / 2**20:.0f} MiB, {state}"
-        return what, f"{row['speed']:.2f} of a sequential read{share}", ">= 0.8"
+        low, high = row["middle_half"]
+        got = f"{row['speed']:.2f} of a sequential read (half of {row['runs']} pairs: {low:.2f} to"
+        return what, f"{got} {high:.2f}){share}", ">= 0.8"
     if kind in ("example", "token"):
         what = {"example": "one example, 8 layers, warm", "token": "one token, warm"}[kind]
         return what, f"{row['ms']:.3f} ms", f"<= {row['most_ms']:g} ms"
@@ -89,11 +92,12 @@ def markdown(found: dict[str, Any]) -> str:
     rows = found["rows"]
     revisions = ", ".join(sorted({row["at"] for row in rows}))
     rounds = " and ".join(map(str, sorted({row["rounds"] for row in rows})))
+    loads = " to ".join(f"{end(row['load'] for row in rows):g}" for end in (min, max))
     lines = [
         f"Measured on {m['chip']}, {m['cores']} cores, {m['threads']} threads of torch "
-        f"{m['torch']}, transformers {m['transformers']}; load at the start {m['load_at_start']}; "
-        f"every way in a process of its own, by turns; medians of {rounds} times or more, and of "
-        f"ratios of two times in the same minutes; revision {revisions}.",
+        f"{m['torch']}, transformers {m['transformers']}; load before the "
+        f"rows {loads}; every way in a process of its own, by turns; medians of {rounds} times or "
+        f"more, and of ratios of two times in the same minutes; revision {revisions}.",
         "",
         *_ratios([row for row in rows if row["row"] in MEASURES]),
         "",

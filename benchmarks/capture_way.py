@@ -1,7 +1,7 @@
 """One of the ways of ``capture_ways.py``, over and over, until it is killed.
 
     python benchmarks/capture_way.py '{"model": "gpt2", "weights": "gpt2.pt", "texts": 48,
-                                       "way": "bare", "budget": 512}'
+                                       "way": "bare", "budget": 512, "where": "/tmp"}'
 
 Every time it is done, a line of JSON tells the CPU seconds, and when it began and was over on the
 system's monotonic clock. Weights are mapped from a file: all processes read the same pages of
@@ -14,7 +14,6 @@ import gc
 import json
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,26 +32,24 @@ def cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in usage)
 
 
-def chosen(told: dict[str, Any]) -> Callable[[], None]:
-    """The way that is asked for, on its model and texts."""
+def chosen(told: dict[str, Any]) -> Callable[[Path], None]:
+    """The way that is asked for, on its model and texts; it is told where its files go."""
     hf = capture_models.build(told["model"])
     hf.load_state_dict(torch.load(told["weights"], mmap=True), assign=True)
     hf.tie_weights()
-    where = Path(told.get("where", tempfile.gettempdir()))
     n, how = told["texts"], told.get("how", {})
-    alike = told.get("alike", False)
-    texts = capture_models.alike(n) if alike else capture_models.texts()[:n]
+    texts = capture_models.alike(n) if told.get("alike", False) else capture_models.sample(n)
     match told["way"]:
         case "bare":
             return ways.bare(hf, texts, told["budget"])
         case "write":
-            return ways.raw_write(told["bytes"], where)
+            return ways.raw_write(told["bytes"])
         case "hooks":
-            return ways.hooks(hf, texts, where)
+            return ways.hooks(hf, texts)
         case "naive":
-            return ways.naive(hf, texts, where)
+            return ways.naive(hf, texts)
         case "ours":
-            return ways.ours(wrap_model(hf, None), texts, where, **how)
+            return ways.ours(wrap_model(hf, None), texts, **how)
         case "generate":
             return ways.bare_generation(hf, ways.prompts(texts))
         case "ours-generate":
@@ -68,9 +65,10 @@ def main() -> None:
     way = chosen(told)
     while True:
         gc.collect()
-        cpu, began = cpu_seconds(), time.monotonic()
-        way()
-        cpu, at = cpu_seconds() - cpu, time.monotonic()
+        with ways.folder(Path(told["where"])) as path:  # emptied where no clock runs
+            cpu, began = cpu_seconds(), time.monotonic()
+            way(path)
+            cpu, at = cpu_seconds() - cpu, time.monotonic()
         print(json.dumps({"cpu": cpu, "began": began, "at": at}), flush=True)
 
 

@@ -1,12 +1,11 @@
 """What is compared: the bare model, the bare disk, plain loops, and actscope.
 
-Each way is a function without arguments that does the whole job once, from token lists to files on
-the disk where there are files. Plain ways are plain Hugging Face code.
+Each way is a function that does the whole job once, from token lists to files in the folder it is
+given, where there are files. Plain ways are plain Hugging Face code.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from actscope.capture.options import CaptureOptions
 from actscope.core.batching import length_sorted_batches
 
 Texts = Sequence[list[int]]
+Way = Callable[[Path], None]
 BUDGETS = (256, 512, 1024, 2048)
 """Padded tokens of a batch, of which the fastest is the floor's."""
 
@@ -61,23 +61,23 @@ def folder(where: Path) -> Generator[Path]:
         shutil.rmtree(path)
 
 
-def bare(hf: Any, texts: Texts, budget: int) -> Callable[[], None]:
-    """F: forward passes without LM head, over batches of like length."""
+def bare(hf: Any, texts: Texts, budget: int) -> Way:
+    """F: forward passes without LM head, over batches of like length, cut as well as ours are."""
 
-    def way() -> None:
+    def way(path: Path) -> None:
         with torch.no_grad():
-            for batch in by_length(texts, batch_tokens=budget):
+            for batch in by_length(texts, batch_tokens=budget, pass_tokens=budget // 16):
                 hf.base_model(**padded(batch), use_cache=False)
 
     return way
 
 
-def raw_write(size: int, where: Path) -> Callable[[], None]:
+def raw_write(size: int) -> Way:
     """W: so many bytes to a file, and to the disk."""
     data = np.random.default_rng(0).integers(0, 255, 16 << 20, dtype=np.uint8).data
 
-    def way() -> None:
-        with folder(where) as path, (path / "raw").open("wb", buffering=0) as file:
+    def way(path: Path) -> None:
+        with (path / "raw").open("wb", buffering=0) as file:
             for at in range(0, size, len(data)):
                 file.write(data[: min(len(data), size - at)])
             os.fsync(file.fileno())
@@ -85,7 +85,7 @@ def raw_write(size: int, where: Path) -> Callable[[], None]:
     return way
 
 
-def hooks(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
+def hooks(hf: Any, texts: Texts) -> Way:
     """A good loop by hand: sorted, 16 rows, hooks, an early stop, one ``np.save`` a batch."""
     blocks = blocks_of(hf)
     seen: list[torch.Tensor] = []
@@ -95,10 +95,10 @@ def hooks(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
         if len(seen) == len(blocks):
             raise _SeenError
 
-    def way() -> None:
+    def way(path: Path) -> None:
         handles = [block.register_forward_hook(keep) for block in blocks]
         try:
-            with folder(where) as path, torch.no_grad():
+            with torch.no_grad():
                 for place, batch in enumerate(by_length(texts, batch_size=16)):
                     inputs = padded(batch)
                     with suppress(_SeenError):
@@ -114,15 +114,14 @@ def hooks(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
     return way
 
 
-def naive(hf: Any, texts: Texts, where: Path) -> Callable[[], None]:
+def naive(hf: Any, texts: Texts) -> Way:
     """What a first script does: hidden states of 16 texts in the order they come in."""
-    twin = copy.deepcopy(hf)  # asking for hidden states leaves hooks behind
 
-    def way() -> None:
-        with folder(where) as path, torch.no_grad():
+    def way(path: Path) -> None:
+        with torch.no_grad():
             for at in range(0, len(texts), 16):
                 inputs = padded(texts[at : at + 16])
-                states = twin(**inputs, output_hidden_states=True).hidden_states
+                states = hf(**inputs, output_hidden_states=True).hidden_states
                 np.save(path / f"{at}.npy", torch.stack(states[1:]).numpy())
 
     return way
@@ -133,36 +132,35 @@ def prompts(texts: Texts) -> Texts:
     return [text[:64] for text in texts[:32]]
 
 
-def bare_generation(hf: Any, texts: Texts) -> Callable[[], None]:
+def bare_generation(hf: Any, texts: Texts) -> Way:
     """``generate`` of 50 tokens each, padded on the left."""
     hf.generation_config.eos_token_id = []
     mirrored = padded([text[::-1] for text in texts])
     inputs = {name: tensor.flip(1) for name, tensor in mirrored.items()}
 
-    def way() -> None:
+    def way(path: Path) -> None:
         with torch.no_grad():
             hf.generate(**inputs, max_new_tokens=50, do_sample=False, pad_token_id=0)
 
     return way
 
 
-def our_generation(hf: Any, texts: Texts) -> Callable[[], None]:
+def our_generation(hf: Any, texts: Texts) -> Way:
     """The same with ``resid_post`` of all layers and tokens."""
     hf.generation_config.eos_token_id = []
     model = wrap_model(hf, None)
 
-    def way() -> None:
+    def way(path: Path) -> None:
         model.generate(texts, 50, temperature=0, sites="resid_post", batch_tokens=1 << 20)
 
     return way
 
 
-def ours(model: Any, texts: Texts, where: Path, **what: Any) -> Callable[[], None]:
+def ours(model: Any, texts: Texts, **what: Any) -> Way:
     """A whole run: probe, plan, passes, checksums, statistics, fsync, commit records."""
 
-    def way() -> None:
-        with folder(where) as path:
-            run(model, texts, path, **what)
+    def way(path: Path) -> None:
+        run(model, texts, path, **what)
 
     return way
 

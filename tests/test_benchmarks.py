@@ -46,6 +46,57 @@ while True:
 """
 
 
+def test_a_part_of_the_texts_pads_as_little_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import capture_models
+
+    def padding(texts: list[list[int]]) -> float:
+        lengths = sorted(map(len, texts))
+        rows = [lengths[at : at + 16] for at in range(0, len(lengths), 16)]
+        return sum(16 * row[-1] for row in rows) / sum(lengths)
+
+    every = capture_models.texts()
+    assert capture_models.sample(512) == every
+    for count in (48, 96, 128):
+        texts = capture_models.sample(count)
+        assert len(texts) == count and all(text in every for text in texts)
+        assert padding(texts) < padding(every) + 0.01
+
+
+SLEEPER = """
+import os, sys
+sys.stdout.write("{}\\n"); sys.stdout.flush()
+if len(sys.argv) > 1: os._exit(3)
+while True: sum(range(1000))
+"""
+
+
+def test_who_ends_or_hangs_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import capture_clock
+
+    program = tmp_path / "sleeper.py"
+    program.write_text(SLEEPER, encoding="utf-8")
+    failed: dict[str, str] = {}
+    contenders = [
+        capture_clock.Contender.started(name, [sys.executable, str(program), *more])
+        for name, more in (("hangs", []), ("ends", ["now"]))
+    ]
+    for one in contenders:
+        one.hear()
+        one.stop()
+    capture_clock.take_turns(
+        contenders, 2, limit=0.3, failed=lambda one, why: failed.update({one.name: str(why)})
+    )
+    assert failed["hangs"] == "over 0.3 s" and failed["ends"].startswith("ended with 3")
+    with pytest.raises(capture_clock.EndedError):
+        capture_clock.take_turns(contenders[:1], 2, limit=0.3)
+    for one in contenders:
+        one.end()
+
+
 @pytest.mark.slow
 def test_by_turns_counts_only_the_turns_of_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -39,7 +39,7 @@ def some_texts(count: int) -> list[list[int]]:
 
 
 def arguments(tmp_path: Path, *more: str) -> Any:
-    return run.arguments(["--scratch", str(tmp_path), "--rounds", "1", "--texts", "6", *more])
+    return run.arguments(["--scratch", str(tmp_path), "--rounds", "1", "--texts", "20", *more])
 
 
 def test_what_does_not_install_is_skipped_with_pips_own_reason(
@@ -73,10 +73,10 @@ def test_a_missing_peer_stands_in_the_record_and_on_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capture_models, "build", tiny_model)
-    monkeypatch.setattr(capture_models, "texts", lambda: some_texts(8))
+    monkeypatch.setattr(capture_models, "texts", lambda: some_texts(40))
     [record] = run.measure("llama", {"nnsight": "pip: no such thing"}, arguments(tmp_path))
     assert record["contenders"] == {"nnsight": {"skipped": "pip: no such thing"}}
-    assert (record["texts"], record["all_texts"]) == (6, 8)
+    assert (record["texts"], record["all_texts"]) == (16, 40)
     assert page.reasons(record) == ["nnsight, stopped: left out, pip: no such thing"]
     assert not list(tmp_path.iterdir())
 
@@ -141,12 +141,22 @@ def test_batches_hold_every_text_once_and_pad_on_the_right() -> None:
         assert batch.last(hidden).tolist() == wanted
 
 
+def test_a_peer_that_was_dropped_in_a_later_round_is_behind_nothing() -> None:
+    record = a_record(0.5)
+    record["contenders"]["hooks"]["skipped"] = "over 5 s"
+    for clock in ("cpu", "wall"):
+        record["contenders"]["hooks"]["tasks"]["all_layers"][clock].pop()
+    assert [line for line in page.reasons(record) if "takes more" in line] == []
+    assert page.cell(record, "hooks", "all_layers") == "-"
+
+
 def a_record(theirs: float, difference: float = 1e-7) -> dict[str, Any]:
     def figures(seconds: float) -> dict[str, Any]:
         each = {"cpu": [seconds] * 3, "wall": [seconds] * 3, "peak_rss": [2**20] * 3}
         return {"tasks": {task: {**each, "difference": difference} for task in TASKS}}
 
-    return {"texts": 4, "all_texts": 4, "tokens": 9, "threads": 1, "rounds": 3,
+    return {"texts": 4, "all_texts": 4, "tokens": 9, "in_batches": 9, "threads": 1, "rounds": 3,
+            "times": 1, "command": "run.py",
             "contenders": {"actscope": figures(1.0), "hooks": figures(theirs)}}  # fmt: skip
 
 

@@ -6,7 +6,9 @@ Face calls the last hidden state has been through the final norm.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,9 +32,11 @@ class HuggingFace(Peer):
         states = self.base(batch.ids, use_cache=False, output_hidden_states=True).hidden_states
         return [keep(states[layer + 1]) for layer in layers]
 
+    def attending(self) -> AbstractContextManager[Any]:
+        return eager_attention(self.model)
+
     def patterns(self, batch: Batch, layer: int, heads: list[int]) -> torch.Tensor:
-        with eager_attention(self.model):
-            found = self.base(batch.ids, use_cache=False, output_attentions=True).attentions
+        found = self.base(batch.ids, use_cache=False, output_attentions=True).attentions
         return found[layer][:, heads]
 
 

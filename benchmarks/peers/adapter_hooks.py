@@ -7,7 +7,7 @@ the last hook that the ``with`` block swallows; this is the same in as few steps
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ class Hooks(Peer):
         self._run(batch, {self.blocks[layer]: hook(layer) for layer in layers})
         return [found[layer] for layer in layers]
 
+    def attending(self) -> AbstractContextManager[Any]:
+        return eager_attention(self.model)
+
     def patterns(self, batch: Batch, layer: int, heads: list[int]) -> torch.Tensor:
         found: list[torch.Tensor] = []
 
@@ -52,8 +55,7 @@ class Hooks(Peer):
             found.append(output[1][:, heads])
             raise _StopForward
 
-        with eager_attention(self.model):
-            self._run(batch, {attention(self.blocks[layer]): take})
+        self._run(batch, {attention(self.blocks[layer]): take})
         return found[0]
 
     def _run(self, batch: Batch, hooks: dict[nn.Module, Any]) -> None:

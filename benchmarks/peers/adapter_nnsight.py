@@ -6,6 +6,7 @@ that texts would go through.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,12 @@ class Traced(Peer):
             tracer.stop()
         return list(found)
 
+    def attending(self) -> AbstractContextManager[Any]:
+        return eager_attention(self.hf)
+
     def patterns(self, batch: Batch, layer: int, heads: list[int]) -> torch.Tensor:
         wanted = self.attentions[layer]
-        with eager_attention(self.hf), self.model.trace(batch.ids, use_cache=False) as tracer:
+        with self.model.trace(batch.ids, use_cache=False) as tracer:
             found = wanted.output[1][:, heads].save()
             tracer.stop()
         return found

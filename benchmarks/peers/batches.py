@@ -1,11 +1,11 @@
 """Batches as a careful user of any library makes them, and files as such a user writes them.
 
-Texts are sorted by length and cut into batches of 16 rows, padded on the right: so hardly any
-padding is computed, and a causal model needs no mask to give the right values at real tokens, which
-leaves PyTorch its fastest attention kernel.
+Texts are sorted by length and cut into batches of 16 rows, padded on the right: so some percent of
+padding are computed, and a causal model needs no mask to give the right values at real tokens,
+which leaves PyTorch its fastest attention kernel.
 Activations go to disk with ``np.save`` as they come, padding included: leaving it out would be a
-copy of everything for a few percent of bytes. Nothing here is flushed to the disk itself, resumable
-or checksummed: that is what a loop of one's own leaves out.
+copy of everything for those bytes. Nothing here is flushed to the disk itself, resumable or
+checksummed: that is what a loop of one's own leaves out.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ def _figures(record: dict[str, Any], contender: str, task: str) -> dict[str, Any
 
 def ratio(record: dict[str, Any], contender: str, task: str, figure: str) -> float | None:
     """The median over the rounds of a contender's figure by actscope's of the same round."""
+    if any("skipped" in record["contenders"].get(n, {}) for n in ("actscope", contender)):
+        return None
     ours, theirs = (_figures(record, name, task) for name in ("actscope", contender))
     if any("skipped" in r or figure not in r for r in (ours, theirs)):
         return None
@@ -69,7 +71,11 @@ def _name(record: dict[str, Any], contender: str) -> str:
 
 def _megabytes(record: dict[str, Any], contender: str, task: str = "all_layers") -> str:
     peaks = _figures(record, contender, task).get("peak_rss")
-    return f"{max(peaks) / 2**20:.0f} MB" if peaks else "-"
+    if not peaks:
+        return "-"
+    text = f"{max(peaks) / 2**20:.0f} MB"
+    ours = _figures(record, "actscope", task).get("peak_rss", [0])
+    return f"**{text}**" if max(peaks) < (1 - CLOSE) * max(ours) else text
 
 
 def reasons(record: dict[str, Any]) -> list[str]:
@@ -121,12 +127,15 @@ def _busy(record: dict[str, Any]) -> str:
 def model_table(name: str, record: dict[str, Any]) -> str:
     """One model: a row per contender, then what is missing or slower."""
     subset = record["texts"] < record["all_texts"]
-    extent = f"the first {record['texts']} of {record['all_texts']}" if subset else "all"
+    extent = f"{record['texts']} of {record['all_texts']}" if subset else "all"
+    extra = record["in_batches"] / record["tokens"] - 1
     lines = [
-        f"**{name}**, {extent} texts ({record['tokens']:,} tokens), {record['threads']} thread(s), "
-        f"{record['rounds']} rounds of {record.get('times', 1)}"
+        f"**{name}**, {extent} texts ({record['tokens']:,} tokens; {extra:.0%} more with the "
+        f"padding of 16 rows), {record['threads']} thread(s), {record['rounds']} rounds of "
+        f"{record['times']} times"
         + ("; a subset, not the benchmark" if subset else "")
-        + _busy(record),
+        + _busy(record)
+        + f". Made by `{record['command']}`.",
         "",
         "| CPU / wall | " + " | ".join(TITLES.values()) + " | peak memory |",
         "|---" * (len(TITLES) + 2) + "|",
@@ -153,8 +162,11 @@ def peers_table(results: dict[str, Any]) -> str:
         "actscope's own row has seconds, the others multiples of it (CPU seconds / wall clock, "
         "the median, each of two times in the same minutes): above 1 they are slower; where "
         "actscope is behind, the figures are bold. All write to disk: actscope with checksums and "
-        "fsync, resumable; the others with `np.save` and nothing else. Made by "
-        "`python benchmarks/peers/run.py`.\n"
+        "fsync, resumable; the others with `np.save` and nothing else, in batches of 16 texts of "
+        "like length and without a mask. Peak memory is that of all layers, what a library imports "
+        "included; less than actscope's is bold. What `output_hidden_states` calls the last layer "
+        "has been through the final norm; the bridge of TransformerLens runs norm and unembedding "
+        "where the last layer is wanted.\n"
     )
     return "\n".join([intro, *(model_table(name, record) for name, record in results.items())])
 

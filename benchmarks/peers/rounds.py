@@ -36,7 +36,7 @@ class Round:
         self.running[name] = one
         try:
             self.found[name] = {**one.hear(self.limit), "tasks": {}}
-            one.pause(0)
+            one.stop()
         except EndedError as error:
             self._drop(name, error)
 
@@ -57,12 +57,16 @@ class Round:
                 self._drop(name, error)
                 continue
             self.found[name]["tasks"][task] = figures
-            one.pause(figures.get("took", 0))
+            one.stop()
+            one.took = figures.get("took", 0.0)
             if "skipped" not in figures:
                 asked.append(one)
-        take_turns(asked, times, most=times)
+        take_turns(
+            asked, times, times, self.limit, failed=lambda one, error: self._drop(one.name, error)
+        )
         for one in asked:
-            self.found[one.name]["tasks"][task] |= one.times
+            if one.name in self.running:
+                self.found[one.name]["tasks"][task] |= one.times
 
 
 @contextmanager

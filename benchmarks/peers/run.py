@@ -27,11 +27,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
 import capture_models  # noqa: E402
-from capture_clock import CLOCKS  # noqa: E402
+from capture_clock import CLOCKS, end_on_sigterm  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from actscope.core.provenance import environment  # noqa: E402
 from peers import environments, page, reference, rounds  # noqa: E402
+from peers.batches import sorted_batches  # noqa: E402
 from peers.tasks import TASKS  # noqa: E402
 
 RESULTS = HERE.parent / "results" / "peers.json"
@@ -109,11 +110,14 @@ def save_model(name: str, folder: Path) -> None:
 def measure(name: str, found: dict[str, Any], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All contenders on one model: the record as it stands after each round."""
     all_texts = capture_models.texts()
-    texts = all_texts[: args.texts]
+    texts = capture_models.sample(args.texts)
     record: dict[str, Any] = {
         "environment": environment(), "cpus": os.cpu_count(), "threads": args.threads,
         "rounds": 0, "times": args.times, "texts": len(texts), "all_texts": len(all_texts),
         "tokens": sum(map(len, texts)), "load": [], "contenders": {},
+        "in_batches": sum(batch.ids.numel() for batch in sorted_batches(texts)),
+        "command": f"python benchmarks/peers/run.py --models {name} --texts {args.texts} "
+        f"--rounds {args.rounds} --times {args.times} --threads {args.threads}",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="actscope-peers-") as folder:
         work = Path(folder)
@@ -158,7 +162,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", type=_names, default=list(capture_models.MODELS))
     parser.add_argument("--peers", type=_names, default=list(PEERS))
     parser.add_argument("--tasks", type=_names, default=list(TASKS))
-    parser.add_argument("--texts", type=int, default=capture_models.TEXTS, help="the first N texts")
+    parser.add_argument("--texts", type=int, default=capture_models.TEXTS, help="about so many")
     parser.add_argument("--rounds", type=int, default=3, help="of new processes")
     parser.add_argument("--times", type=int, default=2, help="of every task in a round")
     parser.add_argument("--threads", type=int, default=1)
@@ -178,6 +182,7 @@ def _names(text: str) -> list[str]:
 
 def main() -> None:
     args = arguments()
+    end_on_sigterm()
     found = pythons(args.peers, args.venvs)
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in args.models:

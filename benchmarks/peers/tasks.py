@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -70,6 +71,10 @@ class Peer(ABC):
             keep: Takes what is wanted out of ``[rows, longest, d_model]``, as early as possible.
         """
 
+    def attending(self) -> AbstractContextManager[Any]:
+        """Entered once for all batches whose patterns are asked for."""
+        return nullcontext()
+
     @abstractmethod
     def patterns(self, batch: Batch, layer: int, heads: list[int]) -> torch.Tensor:
         """``[rows, heads, longest, longest]``."""
@@ -93,8 +98,9 @@ class Peer(ABC):
     @torch.inference_mode()
     def pattern(self, texts: Texts, layer: int, heads: tuple[int, ...], out: Path) -> None:
         files = Files(out)
-        for batch in sorted_batches(texts):
-            files.batch(batch, {"pattern": self.patterns(batch, layer, list(heads))})
+        with self.attending():
+            for batch in sorted_batches(texts):
+                files.batch(batch, {"pattern": self.patterns(batch, layer, list(heads))})
         files.close()
 
     def _last_tokens(self, texts: Texts, layers: list[int], out: Path) -> None:
