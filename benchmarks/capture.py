@@ -31,7 +31,7 @@ import torch
 from capture_clock import (
     Times,
     by_turns,
-    end_on_sigterm,
+    end_in_order,
     in_a_process,
     means,
     medians,
@@ -42,7 +42,7 @@ from capture_clock import (
 from actscope.core.provenance import environment
 
 ROOT = Path(__file__).parents[1]
-TEXTS = {"llama256x8": 512, "llama768x12": 48, "gpt2": 96, "neox512x6": 128}
+TEXTS = {"llama256x8": 512, "llama768x12": 48, "gpt2": 64, "neox512x6": 128}
 """How many of the texts each model reads, in full runs: groups of like length, evenly spread."""
 MAIN = "llama256x8"
 TWICE = "F512"
@@ -71,6 +71,7 @@ class Bench:
     def __post_init__(self) -> None:
         shape = capture_models.shape(self.name)
         self.n_layers, self.d_model = shape
+        self.budgets = ways.BUDGETS[self.d_model >= ways.WIDE]
         self.texts = capture_models.sample(self.count)
         self.count = len(self.texts)
         self.tokens = sum(len(text) for text in self.texts)
@@ -92,7 +93,7 @@ class Bench:
         Every budget takes part, for which is fastest is not known before, and one of them twice
         (``again``): how far two processes that do the same are apart tells what a ratio is worth.
         """
-        floors = {f"F{budget}": {"way": "bare", "budget": budget} for budget in ways.BUDGETS}
+        floors = {f"F{budget}": {"way": "bare", "budget": budget} for budget in self.budgets}
         found = self.by_turns({**floors, **others, "again": floors[TWICE]})
         self.fastest = min(floors, key=lambda name: statistics.median(found[name]["cpu"]))
         alike = self.fastest == TWICE
@@ -109,7 +110,7 @@ class Bench:
 
     def again(self, found: dict[str, Times], group: str) -> Row:
         """The row of the bare passes that were measured twice."""
-        budgets = {f"F{budget}": medians(found[f"F{budget}"]) for budget in ways.BUDGETS}
+        budgets = {f"F{budget}": medians(found[f"F{budget}"]) for budget in self.budgets}
         return self.row(f"again-{group}", found[TWICE], found["again"], budgets=budgets)
 
 
@@ -261,7 +262,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/capture.json")
     parser.add_argument("--page", type=Path, help="default: docs/performance.md")
     given = parser.parse_args()
-    end_on_sigterm()
+    end_in_order()
     if not given.quick:
         given.out = given.out or ROOT / "benchmarks/results/capture.json"
         given.page = given.page or ROOT / "docs/performance.md"

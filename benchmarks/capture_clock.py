@@ -76,8 +76,9 @@ class Contender:
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is
         pipe = subprocess.PIPE
         process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=errors, bufsize=0, env=environment
-        )
+            command, stdin=pipe, stdout=pipe, stderr=errors, bufsize=0, env=environment,
+            start_new_session=True,  # where a shell that ends lets nobody go on
+        )  # fmt: skip
         return cls(name, process, errors)
 
     def ask(self, message: Any) -> None:
@@ -239,9 +240,11 @@ def plus(a: Times, b: Times) -> Times:
     return {clock: [one + statistics.median(b[clock]) for one in a[clock]] for clock in CLOCKS}
 
 
-def end_on_sigterm() -> None:
-    """Let ``timeout`` and the like end this process as Ctrl-C does: no contender stays behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: no contender stays behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has a reason to ignore one
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 
 
 def in_a_process(script: Path, *arguments: object) -> Any:

@@ -23,8 +23,9 @@ from actscope.core.batching import length_sorted_batches
 
 Texts = Sequence[list[int]]
 Way = Callable[[Path], None]
-BUDGETS = (256, 512, 1024, 2048)
-"""Padded tokens of a batch, of which the fastest is the floor's."""
+WIDE = 512
+BUDGETS = ((512, 1024, 2048), (256, 512, 1024))
+"""Padded tokens of a batch, of which the fastest is the floor's; the latter for wide models."""
 
 
 class _SeenError(Exception):

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
 import capture_models  # noqa: E402
-from capture_clock import CLOCKS, end_on_sigterm  # noqa: E402
+from capture_clock import CLOCKS, end_in_order  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from actscope.core.provenance import environment  # noqa: E402
@@ -182,7 +182,7 @@ def _names(text: str) -> list[str]:
 
 def main() -> None:
     args = arguments()
-    end_on_sigterm()
+    end_in_order()
     found = pythons(args.peers, args.venvs)
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in args.models:
