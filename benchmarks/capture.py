@@ -2,7 +2,7 @@
 
     python benchmarks/capture.py [--only disk,pooled] [--model llama256x8] [--runs 5] [--quick]
 
-Everything that is compared runs in turns of a fraction of a second (``capture_clock.py``), in CPU
+Everything that is compared runs by turns, in parts of its job (``capture_clock.py``), in CPU
 seconds of the process and its children and in wall clock; medians count. Models and texts are made
 on the spot (``capture_models.py``). Results go to benchmarks/results/capture.json and
 docs/performance.md; with --only or --model the other rows stay as they were measured before. Every
@@ -47,8 +47,8 @@ TEXTS = {"llama256x8": 512, "llama768x12": 48, "gpt2": 64, "neox512x6": 128}
 MAIN = "llama256x8"
 TWICE = "F512"
 """The bare passes that are measured twice."""
-DECIDED = 0.02
-"""Nearer to its target than this a ratio decides nothing: twins differ by as much."""
+DECIDED = 0.04
+"""Nearer to its target than this a ratio decides little: most twins differ by as much."""
 READS, RUNS_OF_MEMORY = 31, 3
 MOST = {"last": 1.05, "mean": 1.05, "half": 1.10, "pattern": 1.15}
 LOOPS = {"hooks": "loop", "naive": "naive"}
@@ -177,7 +177,7 @@ def generation(bench: Bench) -> list[Row]:
 
 
 def prefix(bench: Bench) -> list[Row]:
-    """Three prompts a question that share 80 % of their tokens, against three plain passes."""
+    """Three prompts a question that share 80 % of their tokens, against a run without sharing."""
     questions = 8 if bench.quick else 32
     common = {"way": "ours", "alike": True, "texts": questions}
     how = {"strategy": "last", "batch_tokens": 1024}
@@ -196,10 +196,11 @@ def memory(bench: Bench) -> list[Row]:
     """Peak resident memory of whole runs, each in a process of its own."""
     sizes = (60, 300) if bench.quick else (500, 5000)
     script = Path(children.__file__)
-    bare = in_a_process(script, "bare", bench.name, bench.where, 512)
     runs = 1 if bench.quick else RUNS_OF_MEMORY
-    found = {n: [in_a_process(script, "rss", bench.name, bench.where, n)["peak_mb"]
-                 for _ in range(runs)] for n in sizes}  # fmt: skip
+    with ways.folder(bench.where) as path:
+        bare = in_a_process(script, "bare", bench.name, path, 512)
+        found = {n: [in_a_process(script, "rss", bench.name, path, n)["peak_mb"]
+                     for _ in range(runs)] for n in sizes}  # fmt: skip
     peaks = [statistics.median(found[n]) for n in sizes]
     batch = 512 * bench.d_model * 4 * bench.n_layers / 2**20
     allowed = bare["peak_mb"] + 3 * batch + 400
@@ -215,7 +216,8 @@ def memory(bench: Bench) -> list[Row]:
 def read(bench: Bench) -> list[Row]:
     """Reading a run back, and opening and resuming runs of many units."""
     script, units = Path(reading.__file__), 500 if bench.quick else 10_000
-    found = in_a_process(script, bench.name, bench.count, bench.where, READS, units)
+    with ways.folder(bench.where) as path:
+        found = in_a_process(script, bench.name, bench.count, path, READS, units)
     return [{**row, "model": bench.name} for row in found]
 
 

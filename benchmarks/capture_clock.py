@@ -2,7 +2,7 @@
 
 On a virtual machine processors get slower and faster within seconds, by more than what is to be
 told apart. So every way has a process (``capture_way.py``) that does its job over and over; all but
-one are stopped (SIGSTOP), and after a fraction of a second it is the next one's turn. A turn is the
+one are stopped (SIGSTOP), and after a part of its job it is the next one's turn. A turn is the
 same part of each way's job, so the first times of all ways lie within the same minutes, and so do
 the second: whatever slows the machine down slows all of them down alike. A turn is over when the
 system says that the process has stopped: an fsync under way is waited for, and counts as its own.
@@ -35,8 +35,6 @@ PARTS = 16
 """Turns that a job takes, at most."""
 SHORTEST_TURN = 0.2
 """Seconds: a hundred times what it takes to fill the processor's caches again."""
-SHORTEST_JOB = 1.0
-"""Seconds: what is shorter, such as writing a file, does not make the turns of all others long."""
 CLOCKS = ("cpu", "wall")
 Times = dict[str, list[float]]
 """Seconds of every time a way was done, by clock."""
@@ -49,6 +47,9 @@ class EndedError(Exception):
 @dataclass
 class Contender:
     """A process that does one way over and over, and says so in lines of JSON.
+
+    It has a session of its own, where no signal of a terminal or a shell lets it go on: who starts
+    it has to end it, and where that one is killed outright it stays behind, stopped.
 
     Of each time it says the CPU seconds, and on the system's monotonic clock when it began and when
     it was over.
@@ -146,9 +147,14 @@ def _within(turns: Sequence[tuple[float, float]], began: float, ended: float) ->
 
 
 def share_out(contenders: Sequence[Contender]) -> None:
-    """Turns that are the same part of everyone's job, by how long it took to warm up."""
-    long = [one.took for one in contenders if one.took >= SHORTEST_JOB]
-    parts = min(max(min(long, default=0.0) / SHORTEST_TURN, 1.0), PARTS)
+    """Turns that are the same part of everyone's job, by how long it took to warm up.
+
+    A job of less than a quarter of the median, such as writing a file, has more than its part: it
+    does not make the turns of all others long.
+    """
+    took = [one.took for one in contenders]
+    shortest = min((t for t in took if t >= statistics.median(took) / 4), default=0.0)
+    parts = min(max(shortest / SHORTEST_TURN, 1.0), PARTS)
     for one in contenders:
         one.turn = max(one.took / parts, SHORTEST_TURN)
 

@@ -67,7 +67,8 @@ def _other(row: dict[str, Any]) -> tuple[str, str, str]:
     kind = row["row"]
     if kind == "memory":
         small, large = row["examples"]
-        what = f"peak memory at {small} and {large} examples ({row['model']}), of {row['runs']}"
+        what = f"peak memory at {small} and {large} examples ({row['model']})"
+        what += f", medians of {row['runs']} runs"
         got = (
             f"{row['peak_mb'][0]:.0f} and {row['peak_mb'][1]:.0f} MB; bare {row['bare_mb']:.0f} MB"
         )
@@ -91,7 +92,9 @@ def markdown(found: dict[str, Any]) -> str:
     m = found["machine"]
     rows = found["rows"]
     revisions = ", ".join(sorted({row["at"] for row in rows}))
-    rounds = " and ".join(map(str, sorted({row["rounds"] for row in rows})))
+    rounds = " and ".join(
+        map(str, sorted({row["rounds"] for row in rows if row["row"] in MEASURES}))
+    )
     loads = " to ".join(f"{end(row['load'] for row in rows):g}" for end in (min, max))
     lines = [
         f"Measured on {m['chip']}, {m['cores']} cores, {m['threads']} threads of torch "

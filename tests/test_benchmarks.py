@@ -84,17 +84,19 @@ def test_who_ends_or_hangs_leaves_the_others_alone(
         capture_clock.Contender.started(name, [sys.executable, str(program), *more])
         for name, more in (("hangs", []), ("ends", ["now"]))
     ]
-    for one in contenders:
-        one.hear()
-        one.stop()
-    capture_clock.take_turns(
-        contenders, 2, limit=0.3, failed=lambda one, why: failed.update({one.name: str(why)})
-    )
-    assert failed["hangs"] == "over 0.3 s" and failed["ends"].startswith("ended with 3")
-    with pytest.raises(capture_clock.EndedError):
-        capture_clock.take_turns(contenders[:1], 2, limit=0.3)
-    for one in contenders:
-        one.end()
+    try:
+        for one in contenders:
+            one.hear()
+            one.stop()
+        capture_clock.take_turns(
+            contenders, 2, limit=0.3, failed=lambda one, why: failed.update({one.name: str(why)})
+        )
+        assert failed["hangs"] == "over 0.3 s" and failed["ends"].startswith("ended with 3")
+        with pytest.raises(capture_clock.EndedError):
+            capture_clock.take_turns(contenders[:1], 2, limit=0.3)
+    finally:
+        for one in contenders:
+            one.end()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@
     python benchmarks/peers/run.py --models llama256x8 --texts 64 --rounds 2 --peers hooks,nnsight
 
 Every contender runs in a process and an environment of its own, with the same number of threads. In
-each round, of new processes, they do every task some times by turns of a fraction of a second
+each round, of new processes, they do every task some times by turns
 (``capture_clock.py``), so that what disturbs the machine disturbs all alike. The values of the
 first round are compared with plain Hugging Face's. The figures of a model replace those that are in
 the file, after every round: a run that is stopped has its whole rounds.

@@ -63,8 +63,8 @@ def unit_tokens(model: BackendModel) -> float:
 
     What is lost when a run is killed is one unit, so a large model gets fewer; but what a batch is
     put together from is one unit too, and of fewer texts fewer are alike in length: units of 128
-    texts instead of 512 have 3 to 4 % more padding. Weights of a block count as ``12 d_model^2``, each in
-    one multiplication and one addition a token.
+    texts instead of 512 have 3 to 4 % more padding. Weights of a block count as ``12 d_model^2``,
+    each in one multiplication and one addition a token.
     """
     per_token = 24 * max(model.n_layers, 1) * max(model.d_model, 1) ** 2
     return min(max(UNIT_WORK[_kind(model)] / per_token, LEAST_UNIT_TOKENS), MOST_UNIT_TOKENS)
