@@ -99,8 +99,8 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [
         f"Measured on {m['chip']}, {m['cores']} cores, {m['threads']} threads of torch "
         f"{m['torch']}, transformers {m['transformers']}; load before the "
-        f"rows {loads}; every way in a process of its own, by turns; medians of {rounds} times or "
-        f"more, and of ratios of two times in the same minutes; revision {revisions}.",
+        f"rows {loads}; every way in a process of its own, by turns; medians of at least {rounds} "
+        f"times, ratios of pairs in the same minutes; revision {revisions}.",
         "",
         *_ratios([row for row in rows if row["row"] in MEASURES]),
         "",

@@ -360,6 +360,15 @@ def test_an_output_folder_that_holds_something_else(actscope_cli, model_folder, 
     refused(done, "is a file")
 
 
+@pytest.mark.parametrize("given", ["0", "-3", "abc", "1.5"])
+def test_a_token_budget_is_a_number_or_auto(actscope_cli, model_folder, tmp_path, given):
+    out = out_args(tmp_path / "r", model_folder)
+    done = actscope_cli("capture", "--prompt", "w1", f"--batch-tokens={given}", *out)
+    assert done.exit_code == 2
+    assert "neither a number from 1 on nor the word auto" in " ".join(done.stderr.split())
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_run_of_another_spec(actscope_cli, model_folder, prompts, tmp_path):
     arguments = ["capture", "--source", prompts, *out_args(tmp_path / "r", model_folder)]
     assert actscope_cli(*arguments).exit_code == 0
@@ -369,7 +378,8 @@ def test_a_run_of_another_spec(actscope_cli, model_folder, prompts, tmp_path):
     refused(actscope_cli(*arguments, "--store", "npz"), "another store")
     done = actscope_cli(*arguments, "--unit-size", "2")
     assert done.exit_code == 0
-    assert "keeps the unit_size it was begun with" in done.stderr
+    kept = open_run(tmp_path / "r").plan.unit_size
+    assert f"keeps the unit_size it was begun with, {kept}" in " ".join(done.stderr.split())
     assert {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()} == before
 
 
@@ -402,6 +412,7 @@ def test_the_runs_spec_is_on_record(actscope_cli, model_folder, prompts, tmp_pat
     assert shown["spec"]["model"]["name"] == "tiny"
     assert shown["spec"]["on_too_long"] == "error"
     assert shown["summary"]["n_examples"] == 6
+    assert shown["plan"]["share_prefix"] is False and shown["plan"]["batch_tokens"] > 0
 
 
 @pytest.mark.parametrize("sites", ["ln_final", "blocks.0.resid_post", "resid_post[0,-1],ln_final"])

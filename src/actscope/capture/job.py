@@ -150,7 +150,11 @@ def resolve(request: Request) -> Job:
     plan, ignored = adopt(stored, plan, str(path))
     if r.options.unit_size is None:
         ignored = [word for word in ignored if word != "unit_size"]
-    notices = tuple(f"the run keeps the {word} it was begun with" for word in ignored)
+    notices = tuple(
+        f"the run keeps the {word} it was begun with, {getattr(plan, word)}; "
+        "another needs a run of its own"
+        for word in ignored
+    )
     notices += _replayed(r)
     if r.options.share_prefix == "auto" and (reason := _no_sharing(r)):
         notices += (f"texts that begin alike do not share that part: {reason}",)

@@ -18,7 +18,9 @@ def _number_or_auto(
     """A number of at least 1, or the word ``auto``."""
     if value is None or value == "auto":
         return value
-    return click.IntRange(1)(value, param, ctx)
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither a number from 1 on nor the word auto")
+    return int(value)
 
 
 _MODEL_OPTIONS = (

@@ -82,6 +82,7 @@ def show(run: Path, as_json: bool) -> None:
                 "path": str(run),
                 "tags": opened.tags,
                 "spec": opened.spec,
+                "plan": None if opened.plan is None else opened.plan.to_json(),
                 "summary": summary.to_json(),
             }
             click.echo(json.dumps(data, indent=1, default=str))
